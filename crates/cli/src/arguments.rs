@@ -1,0 +1,226 @@
+//! Every command and option, with the help that users read.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use studio::view::AgentSettings;
+
+#[derive(Parser)]
+#[command(name = "rag-gym", version, about = "Search agents, offline: ask, run, evaluate")]
+pub struct Arguments {
+    /// Home folder [default: RAG_GYM_HOME, else the platform's data folder]
+    #[arg(long, global = true)]
+    pub home: Option<PathBuf>,
+    /// Print one JSON document on standard output, and nothing else
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring the built-in model and world into the home
+    Setup,
+    /// Passages to search
+    #[command(subcommand)]
+    Corpus(CorpusCommand),
+    /// Question sets
+    #[command(subcommand)]
+    Questions(QuestionsCommand),
+    /// Search a corpus
+    Search {
+        query: String,
+        #[arg(long)]
+        corpus: String,
+        #[arg(long, default_value_t = 10)]
+        k: u32,
+        #[arg(long, default_value = "bm25", value_parser = ["bm25"])]
+        retriever: String,
+        /// Show each term's part of the score
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Answer one question
+    Ask {
+        question: String,
+        #[command(flatten)]
+        agent: AgentOptions,
+    },
+    /// Run an agent over a question set
+    Run {
+        #[arg(long)]
+        questions: String,
+        #[command(flatten)]
+        agent: AgentOptions,
+        /// Only the first so many questions
+        #[arg(long)]
+        limit: Option<u32>,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, default_value_t = 1)]
+        workers: u32,
+        /// Every n-th question from the i-th on, as `i/n`
+        #[arg(long, value_parser = shard)]
+        shard: Option<(u32, u32)>,
+    },
+    /// Go on with a stopped run
+    Resume {
+        run: String,
+        #[arg(long, default_value_t = 1)]
+        workers: u32,
+    },
+    /// List, show, export or remove runs
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Scores of a run with 95 % intervals
+    Evaluate {
+        run: String,
+        /// A run on the same questions, to pair with
+        #[arg(long)]
+        against: Option<String>,
+    },
+    /// Model files
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Bring the runs of another home into this one
+    Merge { home2: PathBuf },
+    /// Versions, threads, memory, models, database integrity
+    Doctor,
+}
+
+#[derive(Subcommand)]
+pub enum CorpusCommand {
+    Import {
+        path: PathBuf,
+        #[arg(long)]
+        name: String,
+        /// auto, jsonl, csv, text-folder, beir, medrag, hotpotqa, 2wiki or musique
+        #[arg(long, default_value = "auto")]
+        format: String,
+    },
+    List,
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum QuestionsCommand {
+    Import {
+        path: PathBuf,
+        #[arg(long)]
+        name: String,
+        /// The corpus these questions are asked of
+        #[arg(long)]
+        corpus: Option<String>,
+        #[arg(long, default_value = "auto")]
+        format: String,
+    },
+    List,
+}
+
+#[derive(Subcommand)]
+pub enum RunsCommand {
+    List,
+    Show {
+        run: String,
+    },
+    Export {
+        run: String,
+        #[arg(long)]
+        to: PathBuf,
+        #[arg(long = "as", default_value = "jsonl", value_parser = ["jsonl"])]
+        format: String,
+    },
+    /// Print every row of a run but its times: equal for equal work
+    Dump {
+        run: String,
+    },
+    Remove {
+        run: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum ModelsCommand {
+    List,
+    /// Register a GGUF file where it lies
+    Add {
+        path: PathBuf,
+        #[arg(long)]
+        name: String,
+    },
+    Show {
+        name: String,
+    },
+    /// Forget a model; its file stays
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Args)]
+pub struct AgentOptions {
+    #[arg(long)]
+    corpus: String,
+    /// direct, cot, rag, react, search-o1 or research
+    #[arg(long)]
+    agent: String,
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// [default: by the model's size]
+    #[arg(long, value_parser = ["full", "compact"])]
+    prompt: Option<String>,
+    #[arg(long, default_value = "bm25", value_parser = ["bm25"])]
+    retriever: String,
+    /// Passages per search
+    #[arg(long, default_value_t = 3)]
+    k: u32,
+    #[arg(long, default_value_t = 5)]
+    max_steps: u32,
+    #[arg(long, default_value_t = 1)]
+    candidates: u32,
+    /// 0 is greedy; several candidates are sampled at 1.0 unless said otherwise
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Tokens per action [default: 128 compact, 512 full]
+    #[arg(long, default_value_t = 0)]
+    max_tokens: u32,
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Who ranks the candidates: evidence (needs gold)
+    #[arg(long)]
+    judge: Option<String>,
+}
+
+impl AgentOptions {
+    pub fn settings(self) -> AgentSettings {
+        AgentSettings {
+            corpus: self.corpus,
+            agent: self.agent,
+            model: self.model,
+            prompt: self.prompt,
+            k: self.k,
+            max_steps: self.max_steps,
+            candidates: self.candidates,
+            temperature: self.temperature,
+            max_tokens: self.max_tokens,
+            seed: self.seed,
+            judge: self.judge,
+        }
+    }
+}
+
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    let parts = text
+        .split_once('/')
+        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if i >= 1 && i <= n => Ok((i, n)),
+        _ => Err("write it as i/n with i from 1 to n, such as 2/8".into()),
+    }
+}

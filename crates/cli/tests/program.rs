@@ -1,0 +1,242 @@
+//! The real program on the built-in world and model: the contract's JSON fields, exit codes, and a run
+//! that is killed again and again. Needs the model that `cargo xtask test` brings; says so without it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_rag-gym");
+
+fn rag_gym(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--home").arg(home).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(home: &Path, arguments: &[&str]) -> Output {
+    rag_gym(home, arguments).output().unwrap()
+}
+
+fn json(home: &Path, arguments: &[&str]) -> Value {
+    let output = output(home, &[arguments, &["--json"]].concat());
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A home after set-up, or `None` (with a note) where the model is not to be had.
+fn home() -> Option<tempfile::TempDir> {
+    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
+        eprintln!("RAG_GYM_BUNDLE names no folder with the built-in model: run `cargo xtask test`");
+        return None;
+    }
+    let home = tempfile::tempdir().unwrap();
+    json(home.path(), &["setup"]);
+    Some(home)
+}
+
+/// Another home with the same world and model, and nothing else.
+fn copy_of(home: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(home, copy.path());
+    copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_file() {
+            std::fs::copy(&path, &target).unwrap();
+        } else if path.file_name().unwrap() != "models" {
+            // The model stays where the first home registered it.
+            std::fs::create_dir(&target).unwrap();
+            copy_folder(&path, &target);
+        }
+    }
+}
+
+const QUESTION: &str = "What is the capital of the country whose highest point is Grossglockner?";
+
+#[test]
+fn ask_prints_the_fields_of_the_contract() {
+    let Some(home) = home() else { return };
+    let asked = json(
+        home.path(),
+        &[
+            "ask",
+            QUESTION,
+            "--corpus",
+            "factbook",
+            "--agent",
+            "research",
+            "--model",
+            "smollm2-135m",
+        ],
+    );
+    for field in ["answer", "steps", "terminated", "tokens", "took_ms"] {
+        assert!(asked.get(field).is_some(), "no `{field}` in {asked}");
+    }
+    for field in ["prompt", "cached", "generated"] {
+        assert!(asked["tokens"][field].is_u64());
+    }
+    let step = &asked["steps"][0];
+    assert!(step["state"]["history"].is_array());
+    for field in [
+        "text",
+        "query",
+        "answer",
+        "malformed",
+        "logprob",
+        "reward",
+        "multiplicity",
+    ] {
+        assert!(step["candidates"][0].get(field).is_some(), "no `{field}` in {step}");
+    }
+
+    let found = json(
+        home.path(),
+        &[
+            "search",
+            "highest point Grossglockner",
+            "--corpus",
+            "factbook",
+            "--k",
+            "3",
+            "--explain",
+        ],
+    );
+    assert!(
+        found["hits"][0]["title"].as_str().unwrap().contains("Austria"),
+        "{found}"
+    );
+    let terms = found["hits"][0]["explain"].as_array().unwrap();
+    let sum: f64 = terms.iter().map(|term| term["score"].as_f64().unwrap()).sum();
+    assert!((sum - found["hits"][0]["score"].as_f64().unwrap()).abs() < 1e-3);
+}
+
+#[test]
+fn wrong_use_and_unknown_names_have_their_exit_codes() {
+    let home = tempfile::tempdir().unwrap();
+    assert_eq!(output(home.path(), &["fly"]).status.code(), Some(2));
+    let missing = output(home.path(), &["search", "x", "--corpus", "nowhere"]);
+    assert_eq!(missing.status.code(), Some(1));
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert!(
+        message.contains("nowhere") && message.contains("corpus list"),
+        "{message}"
+    );
+    assert!(missing.stdout.is_empty());
+}
+
+#[test]
+fn a_bad_file_is_reported_by_file_line_and_reason_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("passages.jsonl");
+    std::fs::write(
+        &file,
+        "{\"id\":\"a\",\"title\":\"A\",\"text\":\"apple\"}\n{\"id\":\"b\",\"title\":\n",
+    )
+    .unwrap();
+    let report = json(
+        home.path(),
+        &["corpus", "import", file.to_str().unwrap(), "--name", "fruit"],
+    );
+    assert_eq!(
+        (report["kept"].as_u64(), report["rejected_count"].as_u64()),
+        (Some(1), Some(1)),
+        "{report}"
+    );
+    assert_eq!(report["rejected"][0]["line"], 2);
+
+    std::fs::write(&file, "").unwrap();
+    let empty = output(
+        home.path(),
+        &["corpus", "import", file.to_str().unwrap(), "--name", "nothing"],
+    );
+    assert_eq!(empty.status.code(), Some(1));
+    assert_eq!(json(home.path(), &["corpus", "list"]).as_array().unwrap().len(), 1);
+}
+
+/// 50 kills at random moments, over as many runs as that takes; each run ends with the rows of a run
+/// that nobody disturbed.
+#[test]
+fn a_killed_run_resumes_to_the_same_rows() {
+    let Some(prepared) = home() else { return };
+    let start = [
+        "run",
+        "--questions",
+        "factbook-dev",
+        "--corpus",
+        "factbook",
+        "--agent",
+        "search-o1",
+        "--limit",
+        "2",
+        "--candidates",
+        "2",
+        "--max-steps",
+        "2",
+        "--judge",
+        "evidence",
+        "--seed",
+        "5",
+        "--name",
+        "kill",
+    ];
+    let rows = |home: &Path, run: &str| {
+        let dump = output(home, &["runs", "dump", run]);
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        String::from_utf8(dump.stdout).unwrap().replace(run, "RUN")
+    };
+    let reference = copy_of(prepared.path());
+    let began = Instant::now();
+    let finished = json(reference.path(), &start);
+    let whole = began.elapsed();
+    let expected = rows(reference.path(), finished["run"].as_str().unwrap());
+    assert!(expected.len() > 1000, "{expected}");
+
+    let mut rng = gym_seed(42);
+    let mut kills = 0;
+    while kills < 50 {
+        let home = copy_of(prepared.path());
+        let run = loop {
+            let runs = json(home.path(), &["runs", "list"]);
+            let known = runs[0]["run"].as_str().map(str::to_owned);
+            if runs[0]["status"] == "finished" {
+                break known.unwrap();
+            }
+            let mut command = match &known {
+                Some(run) => rag_gym(home.path(), &["resume", run]),
+                None => rag_gym(home.path(), &start),
+            };
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // Most moments fall into the first steps; some let the run get on.
+            let share = 0.05 + 0.5 * rng();
+            std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * share));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+            child.wait().unwrap();
+        };
+        assert_eq!(rows(home.path(), &run), expected);
+    }
+}
+
+/// Uniform draws in [0, 1) from a fixed seed (a linear congruential generator is random enough here).
+fn gym_seed(mut state: u64) -> impl FnMut() -> f64 {
+    move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    }
+}

@@ -1,0 +1,452 @@
+//! One question, from first state to answer: sample candidates, judge them, take the best, ask the
+//! environment, repeat. Resumes from any prefix of its own steps.
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
+use crate::judge::{Judge, Verdict};
+use crate::{
+    Action, Cancel, Candidate, EngineError, Generation, Gold, Hit, LabelledQuestion, LanguageModel, Prompt, Retriever,
+    Sampling, Seed, State, TokenEvent, Usage, transition,
+};
+
+/// What stays the same over a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpisodeConfig {
+    /// Searches and retries allowed before the agent is asked for an answer only.
+    pub max_steps: u32,
+    /// Passages per search.
+    pub k: usize,
+    pub n_candidates: usize,
+    pub sampling: Sampling,
+    /// Sampling of the reader's short answers; greedy by default.
+    pub reader_sampling: Sampling,
+    /// Decode within the agent's action grammar.
+    pub constrained: bool,
+}
+
+/// One step of an episode and all its parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub step_idx: u32,
+    /// The agent was asked for an answer only.
+    pub truncated: bool,
+    /// As sent; `None` when the action was fixed by the agent (RAG's first search).
+    pub prompt: Option<Prompt>,
+    /// Ids of passages left out because the prompt would not have fitted, oldest first.
+    pub dropped: Vec<String>,
+    pub candidates: Vec<Candidate>,
+    /// Index into `candidates`.
+    pub chosen: usize,
+    pub verdict: Option<Verdict>,
+    /// What the chosen query retrieved; empty for answers.
+    pub hits: Vec<Hit>,
+    pub finding: Option<String>,
+    pub usage: Usage,
+}
+
+impl Step {
+    pub fn action(&self) -> &Action {
+        &self.candidates[self.chosen].action
+    }
+}
+
+/// How an episode ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Termination {
+    Answered,
+    /// Out of steps; the answer is the forced or the last predicted one.
+    Truncated,
+    /// No answer could be read, not even when asked for one only.
+    Unanswered,
+}
+
+/// What happens inside an episode, as it happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    StepStarted {
+        step_idx: u32,
+        prompt: Option<&'a Prompt>,
+        dropped: &'a [String],
+    },
+    Token(TokenEvent),
+    Candidates {
+        candidates: &'a [Candidate],
+        chosen: usize,
+    },
+    Retrieved {
+        query: &'a str,
+        hits: &'a [Hit],
+    },
+    ReaderToken(TokenEvent),
+    Finding {
+        finding: &'a str,
+    },
+    /// Sent once a step is complete, before the next one starts; an error returned by the observer
+    /// ends the episode, so a step that could not be stored is never built upon.
+    StepFinished(&'a Step),
+}
+
+/// Watches an episode and keeps what must outlive it.
+pub trait Observer {
+    fn on_event(&mut self, event: Event<'_>) -> Result<(), EngineError>;
+
+    /// A reader's answer given before to the same question, query and passages.
+    fn cached_finding(&mut self, _question: &str, _query: &str, _hits: &[Hit]) -> Option<String> {
+        None
+    }
+
+    fn store_finding(&mut self, _question: &str, _query: &str, _hits: &[Hit], _finding: &str) {}
+}
+
+/// The engines of an episode.
+pub struct Engines<'a> {
+    pub agent: &'a Agent,
+    pub policy: &'a dyn LanguageModel,
+    pub reader: &'a dyn LanguageModel,
+    pub retriever: &'a dyn Retriever,
+    pub judge: Option<&'a dyn Judge>,
+}
+
+/// Runs (or resumes, when `steps` is not empty) one episode; returns all its steps, old ones included.
+///
+/// `seed` is the run's seed; every draw is derived from it by question, step and candidate.
+pub fn run_episode(
+    labelled: &LabelledQuestion,
+    config: &EpisodeConfig,
+    engines: &Engines<'_>,
+    seed: Seed,
+    mut steps: Vec<Step>,
+    observer: &mut dyn Observer,
+    cancel: &Cancel,
+) -> Result<Vec<Step>, EngineError> {
+    let seed = seed.derive_str(&labelled.question.id.0);
+    let mut state = State::new(labelled.question.clone());
+    for step in &steps {
+        state = transition(&state, step.action(), step.hits.clone(), step.finding.clone());
+    }
+    while !ended(engines.agent, config, &steps) {
+        cancel.check()?;
+        let step_idx = steps.len() as u32;
+        state.truncated = must_answer(engines.agent, config, &steps);
+        let step = run_step(
+            &state,
+            &labelled.gold,
+            step_idx,
+            config,
+            engines,
+            seed.derive(step_idx.into()),
+            observer,
+            cancel,
+        )?;
+        observer.on_event(Event::StepFinished(&step))?;
+        state = transition(&state, step.action(), step.hits.clone(), step.finding.clone());
+        steps.push(step);
+    }
+    Ok(steps)
+}
+
+/// Whether the next step may only answer: out of steps, or greedy decoding would repeat itself.
+///
+/// Never for Direct, CoT and RAG, whose one model call answers anyway: no searches are taken from them.
+fn must_answer(agent: &Agent, config: &EpisodeConfig, steps: &[Step]) -> bool {
+    if !agent.searches() {
+        return false;
+    }
+    let greedy_repeat = config.sampling.temperature == 0.0
+        && steps
+            .last()
+            .is_some_and(|step| step.action().is_malformed() || step.candidates[step.chosen].redundant);
+    steps.len() as u32 >= config.max_steps || greedy_repeat
+}
+
+fn ended(agent: &Agent, config: &EpisodeConfig, steps: &[Step]) -> bool {
+    let Some(last) = steps.last() else { return false };
+    match last.action() {
+        Action::Finish { .. } => true,
+        // Direct, CoT and RAG have one shot; the others have had their last one.
+        Action::Malformed { .. } => last.truncated || !agent.searches(),
+        // A ReSearch action carries its answer, so running out of steps needs no further call.
+        Action::Search {
+            predicted_answer: Some(_),
+            ..
+        } => must_answer(agent, config, steps),
+        Action::Search { .. } => last.truncated,
+    }
+}
+
+/// The answer of a finished episode and how it ended.
+pub fn outcome(steps: &[Step]) -> (Option<&str>, Termination) {
+    let Some(last) = steps.last() else {
+        return (None, Termination::Unanswered);
+    };
+    let predicted = steps.iter().rev().find_map(|step| step.action().answer());
+    match (last.action(), predicted) {
+        (Action::Finish { answer }, _) if last.truncated => (Some(answer), Termination::Truncated),
+        (Action::Finish { answer }, _) => (Some(answer), Termination::Answered),
+        (_, Some(answer)) => (Some(answer), Termination::Truncated),
+        (_, None) => (None, Termination::Unanswered),
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a step; a struct would be built at one call only"
+)]
+fn run_step(
+    state: &State,
+    gold: &Gold,
+    step_idx: u32,
+    config: &EpisodeConfig,
+    engines: &Engines<'_>,
+    seed: Seed,
+    observer: &mut dyn Observer,
+    cancel: &Cancel,
+) -> Result<Step, EngineError> {
+    let mut usage = Usage::default();
+    let (prompt, dropped, mut candidates) = match engines.agent.fixed_action(state) {
+        Some(action) => {
+            observer.on_event(Event::StepStarted {
+                step_idx,
+                prompt: None,
+                dropped: &[],
+            })?;
+            (None, Vec::new(), vec![fixed_candidate(action)])
+        }
+        None => {
+            let room = engines
+                .policy
+                .context_tokens()
+                .saturating_sub(config.sampling.max_tokens);
+            let (prompt, dropped) = fit(state, room, engines.policy, |state| engines.agent.prompt(state))?;
+            observer.on_event(Event::StepStarted {
+                step_idx,
+                prompt: Some(&prompt),
+                dropped: &dropped,
+            })?;
+            let n = config.n_candidates.max(1);
+            let request = Generation {
+                prompt: prompt.clone(),
+                sampling: config.sampling.clone(),
+                seeds: (0..n as u64).map(|candidate_idx| seed.derive(candidate_idx)).collect(),
+                grammar: if config.constrained {
+                    engines.agent.grammar(state)
+                } else {
+                    None
+                },
+            };
+            let mut failed = None;
+            let (samples, spent) = engines
+                .policy
+                .generate(&request, cancel, &mut |token| {
+                    if let Err(error) = observer.on_event(Event::Token(token)) {
+                        failed = Some(error);
+                        cancel.cancel();
+                    }
+                })
+                .map_err(|error| failed.take().unwrap_or(error))?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            usage += spent;
+            let candidates = samples.into_iter().map(|sample| {
+                let (reasoning, action) = engines.agent.parse(state, &sample.text);
+                let redundant = action.query().is_some_and(|query| state.repeats(query));
+                Candidate {
+                    text: sample.text,
+                    reasoning,
+                    action,
+                    redundant,
+                    multiplicity: 1,
+                    reward: None,
+                    token_ids: sample.token_ids,
+                    token_logprobs: sample.token_logprobs,
+                }
+            });
+            (Some(prompt), dropped, merge_duplicates(candidates.collect()))
+        }
+    };
+
+    // One candidate needs no ranking, but its verdict is still worth storing.
+    let verdict = match engines.judge {
+        Some(judge) => Some(judge.judge(state, gold, &candidates)?),
+        None => None,
+    };
+    if let Some(rewards) = verdict.as_ref().and_then(|verdict| verdict.rewards.as_ref()) {
+        for (candidate, &reward) in candidates.iter_mut().zip(rewards) {
+            candidate.reward = Some(reward);
+        }
+    }
+    let chosen = choose(&candidates);
+    observer.on_event(Event::Candidates {
+        candidates: &candidates,
+        chosen,
+    })?;
+
+    let (mut hits, mut finding) = (Vec::new(), None);
+    if let Action::Search { query, .. } = &candidates[chosen].action {
+        cancel.check()?;
+        hits = engines.retriever.search(query, config.k)?;
+        observer.on_event(Event::Retrieved { query, hits: &hits })?;
+        if engines.agent.reads() {
+            let (text, spent) = read(state, query, &hits, config, engines, observer, cancel)?;
+            usage += spent;
+            observer.on_event(Event::Finding { finding: &text })?;
+            finding = Some(text);
+        }
+    }
+    Ok(Step {
+        step_idx,
+        truncated: state.truncated,
+        prompt,
+        dropped,
+        candidates,
+        chosen,
+        verdict,
+        hits,
+        finding,
+        usage,
+    })
+}
+
+fn fixed_candidate(action: Action) -> Candidate {
+    Candidate {
+        text: String::new(),
+        reasoning: None,
+        action,
+        token_ids: Vec::new(),
+        token_logprobs: Vec::new(),
+        multiplicity: 1,
+        redundant: false,
+        reward: None,
+    }
+}
+
+/// The reader's short answer to a query from its passages, from the cache if it was given before.
+fn read(
+    state: &State,
+    query: &str,
+    hits: &[Hit],
+    config: &EpisodeConfig,
+    engines: &Engines<'_>,
+    observer: &mut dyn Observer,
+    cancel: &Cancel,
+) -> Result<(String, Usage), EngineError> {
+    let question = state.question.text.as_str();
+    if let Some(finding) = observer.cached_finding(question, query, hits) {
+        return Ok((finding, Usage::default()));
+    }
+    let room = engines
+        .reader
+        .context_tokens()
+        .saturating_sub(config.reader_sampling.max_tokens);
+    // The passages being read are the only ones in this prompt; the lowest-ranked give way first.
+    let mut kept = hits;
+    let prompt = loop {
+        let prompt = engines.agent.reader_prompt(state, query, kept);
+        let tokens = engines.reader.count_tokens(&prompt)?;
+        match kept.split_last() {
+            _ if tokens <= room => break prompt,
+            Some((_, rest)) => kept = rest,
+            None => {
+                return Err(EngineError::PromptTooLong {
+                    model: "reader".into(),
+                    tokens,
+                    limit: room,
+                });
+            }
+        }
+    };
+    let request = Generation {
+        prompt,
+        sampling: config.reader_sampling.clone(),
+        seeds: vec![Seed(0)],
+        grammar: if config.constrained {
+            engines.agent.reader_grammar()
+        } else {
+            None
+        },
+    };
+    let mut failed = None;
+    let (samples, usage) = engines
+        .reader
+        .generate(&request, cancel, &mut |token| {
+            if let Err(error) = observer.on_event(Event::ReaderToken(token)) {
+                failed = Some(error);
+                cancel.cancel();
+            }
+        })
+        .map_err(|error| failed.take().unwrap_or(error))?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let finding = engines.agent.parse_finding(&samples[0].text);
+    observer.store_finding(question, query, hits, &finding);
+    Ok((finding, usage))
+}
+
+/// Renders a prompt that fits `room` tokens by leaving out passages, oldest first; never the question
+/// or the instructions. Returns the ids of what was left out.
+fn fit(
+    state: &State,
+    room: usize,
+    model: &dyn LanguageModel,
+    render: impl Fn(&State) -> Prompt,
+) -> Result<(Prompt, Vec<String>), EngineError> {
+    let mut shown = state.clone();
+    let mut dropped = Vec::new();
+    loop {
+        let prompt = render(&shown);
+        let tokens = model.count_tokens(&prompt)?;
+        if tokens <= room {
+            return Ok((prompt, dropped));
+        }
+        // Within the oldest turn, the lowest-ranked passage goes first.
+        match shown.history.iter_mut().find_map(|turn| turn.hits.pop()) {
+            Some(hit) => dropped.push(hit.passage.id.clone()),
+            None => {
+                return Err(EngineError::PromptTooLong {
+                    model: "policy".into(),
+                    tokens,
+                    limit: room,
+                });
+            }
+        }
+    }
+}
+
+/// Merges samples with the same parsed action into the first of them; malformed ones by their raw text.
+pub fn merge_duplicates(candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let mut merged: Vec<Candidate> = Vec::new();
+    for candidate in candidates {
+        let twin = merged.iter_mut().find(|other| {
+            other.action == candidate.action && (!candidate.action.is_malformed() || other.text == candidate.text)
+        });
+        match twin {
+            Some(twin) => twin.multiplicity += candidate.multiplicity,
+            None => merged.push(candidate),
+        }
+    }
+    merged
+}
+
+/// The best candidate: well-formed first, then reward, then votes, then likelihood a token, then order.
+pub fn choose(candidates: &[Candidate]) -> usize {
+    let key = |candidate: &Candidate| {
+        let per_token = candidate.logprob() / candidate.token_logprobs.len().max(1) as f64;
+        (
+            !candidate.action.is_malformed(),
+            candidate.reward.unwrap_or(f64::NEG_INFINITY),
+            candidate.multiplicity,
+            per_token,
+        )
+    };
+    let mut best = 0;
+    for (idx, candidate) in candidates.iter().enumerate().skip(1) {
+        if key(candidate).partial_cmp(&key(&candidates[best])) == Some(std::cmp::Ordering::Greater) {
+            best = idx;
+        }
+    }
+    best
+}

@@ -1,0 +1,114 @@
+//! Reads LoRA adapters in PEFT's layout and lays them over a decoder's weights.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use crate::LmError;
+use crate::decoder::{Architecture, Decoder, Layer};
+use crate::linear::{Linear, LowRank};
+
+#[derive(Deserialize)]
+struct AdapterConfig {
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+}
+
+const PARTS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// The decoder with the adapter in `dir` (`adapter_config.json`, `adapter_model.safetensors`) on top.
+///
+/// The base's weights are shared, not copied. Errors if a tensor has no place or the wrong shape.
+pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read(&path).map_err(|source| LmError::Read { path, source })
+    };
+    let damaged = |message: String| LmError::corrupt(dir.display().to_string(), message);
+    let config: AdapterConfig =
+        serde_json::from_slice(&read("adapter_config.json")?).map_err(|e| damaged(e.to_string()))?;
+    if config.use_dora {
+        return Err(LmError::Unsupported("DoRA adapters".into()));
+    }
+    if config.r == 0 {
+        return Err(damaged("rank 0".into()));
+    }
+    let rank = config.r as f64;
+    let scale = config.lora_alpha / if config.use_rslora { rank.sqrt() } else { rank };
+    let mut tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load_buffer(&read("adapter_model.safetensors")?, &Device::Cpu)
+            .map_err(|e| damaged(e.to_string()))?;
+
+    let mut decoder = base.clone();
+    let heads = base.config.heads;
+    for (idx, layer) in decoder.layers.iter_mut().enumerate() {
+        for part in PARTS {
+            let name = format!("base_model.model.model.layers.{idx}.{part}");
+            let a = tensors.remove(&format!("{name}.lora_A.weight"));
+            let b = tensors.remove(&format!("{name}.lora_B.weight"));
+            let (a, b) = match (a, b) {
+                (Some(a), Some(b)) => (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?),
+                (None, None) => continue,
+                _ => return Err(damaged(format!("`{name}` has only one of its two matrices"))),
+            };
+            let linear = slot(layer, part);
+            let (out, inside) = linear.dims();
+            if a.dims() != [config.r, inside] || b.dims() != [out, config.r] {
+                return Err(damaged(format!(
+                    "`{name}` has shapes {:?} and {:?}, expected {:?} and {:?}",
+                    a.dims(),
+                    b.dims(),
+                    [config.r, inside],
+                    [out, config.r]
+                )));
+            }
+            let b = match (base.config.architecture, part) {
+                (Architecture::Llama, "self_attn.q_proj") => interleaved(&b, heads.heads, heads.dim)?,
+                (Architecture::Llama, "self_attn.k_proj") => interleaved(&b, heads.kv_heads, heads.dim)?,
+                _ => b,
+            };
+            *linear = linear.with_lora(LowRank { a, b, scale });
+        }
+    }
+    match tensors.keys().next() {
+        Some(name) => Err(damaged(format!("tensor `{name}` has no place in this model"))),
+        None => Ok(decoder),
+    }
+}
+
+fn slot<'a>(layer: &'a mut Layer, part: &str) -> &'a mut Linear {
+    match part {
+        "self_attn.q_proj" => &mut layer.q,
+        "self_attn.k_proj" => &mut layer.k,
+        "self_attn.v_proj" => &mut layer.v,
+        "self_attn.o_proj" => &mut layer.o,
+        "mlp.gate_proj" => &mut layer.gate,
+        "mlp.up_proj" => &mut layer.up,
+        _ => &mut layer.down,
+    }
+}
+
+/// Reorders the rows of a query or key projection as llama.cpp's converter does: number `i` of a head's
+/// first half and number `i` of its second become neighbours.
+fn interleaved(rows: &Tensor, heads: usize, dim: usize) -> Result<Tensor, LmError> {
+    let width = rows.dim(1)?;
+    let rows = rows
+        .reshape((heads, 2, dim / 2, width))?
+        .transpose(1, 2)?
+        .contiguous()?;
+    Ok(rows.reshape((heads * dim, width))?)
+}

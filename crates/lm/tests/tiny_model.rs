@@ -1,0 +1,308 @@
+//! A random two-layer model written by the test: every claim that needs no real weights.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, Value, write};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use gym::seed::SplitMix64;
+use gym::{Cancel, EngineError, Generation, Grammar, LanguageModel, Message, Prompt, Role, Sampling, Seed, TokenEvent};
+use lm::attention::Tail;
+use lm::grammar::Automaton;
+use lm::{LmError, LocalModel};
+
+const HIDDEN: usize = 64;
+const KV: usize = 32;
+const INNER: usize = 96;
+
+/// The 256 byte characters of GPT-2, two merged tokens and two control tokens.
+fn tokens() -> Vec<String> {
+    let mut next = 0x100u32;
+    let mut tokens: Vec<String> = (0..=255u8)
+        .map(|byte| {
+            let plain = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+            let code = if plain {
+                u32::from(byte)
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(code).unwrap().to_string()
+        })
+        .collect();
+    tokens.extend(["he", "hel", "<|im_start|>", "<|im_end|>"].map(String::from));
+    tokens
+}
+
+fn write_model(dir: &Path) -> PathBuf {
+    let mut rng = Seed(11).rng();
+    let mut random = |rows: usize, columns: usize| {
+        let data: Vec<f32> = (0..rows * columns)
+            .map(|_| (rng.next_f64() as f32 - 0.5) * 0.5)
+            .collect();
+        let t = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
+        QTensor::quantize(&t, GgmlDType::Q8_0).unwrap()
+    };
+    let ones = || {
+        QTensor::quantize(
+            &Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap(),
+            GgmlDType::F32,
+        )
+        .unwrap()
+    };
+    let vocabulary = tokens();
+    let mut tensors = vec![
+        ("token_embd.weight".to_string(), random(vocabulary.len(), HIDDEN)),
+        ("output_norm.weight".into(), ones()),
+    ];
+    for idx in 0..2 {
+        for (part, out, inside) in [
+            ("attn_q", HIDDEN, HIDDEN),
+            ("attn_k", KV, HIDDEN),
+            ("attn_v", KV, HIDDEN),
+            ("attn_output", HIDDEN, HIDDEN),
+            ("ffn_gate", INNER, HIDDEN),
+            ("ffn_up", INNER, HIDDEN),
+            ("ffn_down", HIDDEN, INNER),
+        ] {
+            tensors.push((format!("blk.{idx}.{part}.weight"), random(out, inside)));
+        }
+        tensors.push((format!("blk.{idx}.attn_norm.weight"), ones()));
+        tensors.push((format!("blk.{idx}.ffn_norm.weight"), ones()));
+    }
+    let text = |s: &str| Value::String(s.to_string());
+    let metadata = [
+        ("general.architecture", text("llama")),
+        ("llama.block_count", Value::U32(2)),
+        ("llama.context_length", Value::U32(256)),
+        ("llama.embedding_length", Value::U32(HIDDEN as u32)),
+        ("llama.feed_forward_length", Value::U32(INNER as u32)),
+        ("llama.attention.head_count", Value::U32(4)),
+        ("llama.attention.head_count_kv", Value::U32(2)),
+        ("llama.rope.dimension_count", Value::U32(16)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("smollm")),
+        (
+            "tokenizer.ggml.tokens",
+            Value::Array(vocabulary.iter().map(|t| text(t)).collect()),
+        ),
+        (
+            "tokenizer.ggml.token_type",
+            Value::Array(
+                (0..vocabulary.len())
+                    .map(|i| Value::I32(if i < 258 { 1 } else { 3 }))
+                    .collect(),
+            ),
+        ),
+        ("tokenizer.ggml.merges", Value::Array(vec![text("h e"), text("he l")])),
+        ("tokenizer.ggml.eos_token_id", Value::U32(259)),
+    ];
+    let path = dir.join("tiny.gguf");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    write(&mut file, &metadata, &tensors).unwrap();
+    path
+}
+
+fn model() -> (tempfile::TempDir, LocalModel) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = LocalModel::open(&write_model(dir.path())).unwrap();
+    (dir, model)
+}
+
+fn close(a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "differ by {worst}");
+}
+
+fn request(text: &str, n: u64) -> Generation {
+    Generation {
+        prompt: Prompt {
+            messages: vec![Message {
+                role: Role::User,
+                content: text.into(),
+            }],
+        },
+        sampling: Sampling {
+            temperature: 1.0,
+            max_tokens: 40,
+            ..Sampling::default()
+        },
+        seeds: (0..n).map(Seed).collect(),
+        grammar: None,
+    }
+}
+
+#[test]
+fn logits_agree_with_candle_transformers() {
+    let (dir, model) = model();
+    let mut file = std::fs::File::open(dir.path().join("tiny.gguf")).unwrap();
+    let content = Content::read(&mut file).unwrap();
+    let mut stock =
+        candle_transformers::models::quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
+            .unwrap();
+    let tokens: Vec<u32> = (0..40).map(|i| i * 5 % 250).collect();
+    let input = Tensor::new(&tokens[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let theirs: Vec<f32> = stock
+        .forward(&input, 0)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    let decoder = model.decoder();
+    let (_, ours) = decoder.prefill(&decoder.empty_prefix().unwrap(), &tokens).unwrap();
+    close(&ours, &theirs, 0.1);
+}
+
+#[test]
+fn a_prompt_in_pieces_equals_a_prompt_at_once() {
+    let (_dir, model) = model();
+    let decoder = model.decoder();
+    let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 256).collect();
+    let empty = decoder.empty_prefix().unwrap();
+    let (whole, at_once) = decoder.prefill(&empty, &tokens).unwrap();
+    for cut in [1, 13, 59] {
+        let (first, _) = decoder.prefill(&empty, &tokens[..cut]).unwrap();
+        close(&decoder.prefill(&first, &tokens[cut..]).unwrap().1, &at_once, 1e-4);
+        let cached = whole.truncated(cut).unwrap();
+        close(&decoder.prefill(&cached, &tokens[cut..]).unwrap().1, &at_once, 1e-4);
+    }
+}
+
+#[test]
+fn forks_and_batches_decode_like_one_sequence_alone() {
+    let (_dir, model) = model();
+    let decoder = model.decoder();
+    let (prefix, _) = decoder
+        .prefill(&decoder.empty_prefix().unwrap(), &[1, 2, 3, 4, 5])
+        .unwrap();
+    let alone = |tokens: &[u32]| {
+        let mut tail = Tail::new(2);
+        tokens
+            .iter()
+            .map(|&t| decoder.decode(&prefix, &mut [&mut tail], &[t]).unwrap())
+            .last()
+            .unwrap()
+    };
+    let mut a = Tail::new(2);
+    decoder.decode(&prefix, &mut [&mut a], &[9]).unwrap();
+    let mut b = a.clone();
+    let both = decoder.decode(&prefix, &mut [&mut a, &mut b], &[20, 30]).unwrap();
+    close(&both[..260], &alone(&[9, 20]), 1e-4);
+    close(&both[260..], &alone(&[9, 30]), 1e-4);
+    let next = decoder.decode(&prefix, &mut [&mut b], &[31]).unwrap();
+    close(&next, &alone(&[9, 30, 31]), 1e-4);
+    // Decoding multiplies by quantised activations, reading by exact ones.
+    let read = decoder
+        .prefill(&decoder.empty_prefix().unwrap(), &[1, 2, 3, 4, 5, 9, 30, 31])
+        .unwrap()
+        .1;
+    close(&next, &read, 0.2);
+}
+
+#[test]
+fn streams_concatenate_and_a_kept_prompt_changes_nothing() {
+    let (_dir, model) = model();
+    let mut texts = vec![String::new(); 5];
+    let first = request(&format!("{}there", "hello ".repeat(30)), 5);
+    let (samples, usage) = model
+        .generate(&first, &Cancel::default(), &mut |e: TokenEvent| {
+            texts[e.sample_idx] += &e.text
+        })
+        .unwrap();
+    assert_eq!(usage.cached, 0);
+    assert_eq!(samples.iter().map(|s| s.text.clone()).collect::<Vec<_>>(), texts);
+    let (_, usage) = model
+        .generate(
+            &request(&format!("{}you", "hello ".repeat(30)), 1),
+            &Cancel::default(),
+            &mut |_| {},
+        )
+        .unwrap();
+    assert!(usage.cached == 128, "{usage:?}");
+    let (again, usage) = model.generate(&first, &Cancel::default(), &mut |_| {}).unwrap();
+    assert_eq!((&again, usage.cached), (&samples, usage.prompt));
+    let one = Generation {
+        seeds: vec![Seed(3)],
+        ..first
+    };
+    assert_eq!(
+        model.generate(&one, &Cancel::default(), &mut |_| {}).unwrap().0[0].text,
+        samples[3].text
+    );
+}
+
+#[test]
+fn cancelling_stops_and_long_prompts_are_refused() {
+    let (_dir, model) = model();
+    let cancel = Cancel::default();
+    let flag = cancel.clone();
+    let stopped = model.generate(&request("hello", 2), &cancel, &mut |_| flag.cancel());
+    assert!(matches!(stopped, Err(EngineError::Cancelled)));
+    let long = model.generate(&request(&"z".repeat(300), 1), &Cancel::default(), &mut |_| {});
+    assert!(matches!(long, Err(EngineError::PromptTooLong { limit: 256, .. })));
+}
+
+fn random_grammar(rng: &mut SplitMix64, depth: usize) -> Grammar {
+    match rng.below(if depth == 0 { 2 } else { 4 }) {
+        0 => Grammar::Literal(["hello", "é\n", "A: ", "🐍"][rng.below(4)].into()),
+        1 => Grammar::Line {
+            max_bytes: 1 + rng.below(9),
+        },
+        2 => Grammar::Sequence((0..1 + rng.below(3)).map(|_| random_grammar(rng, depth - 1)).collect()),
+        _ => Grammar::OneOf(
+            (0..1 + rng.below(3))
+                .map(|i| {
+                    Grammar::Sequence(vec![
+                        Grammar::Literal(["x", "y", "z"][i].into()),
+                        random_grammar(rng, depth - 1),
+                    ])
+                })
+                .collect(),
+        ),
+    }
+}
+
+#[test]
+fn what_is_generated_under_a_grammar_matches_it() {
+    let (_dir, model) = model();
+    let mut rng = Seed(5).rng();
+    for _ in 0..25 {
+        let grammar = random_grammar(&mut rng, 2);
+        let mut asked = request("hi", 3);
+        asked.sampling.max_tokens = 200;
+        asked.grammar = Some(grammar.clone());
+        let (samples, _) = model.generate(&asked, &Cancel::default(), &mut |_| {}).unwrap();
+        let automaton = Automaton::new(&grammar).unwrap();
+        for sample in samples {
+            assert!(automaton.matches(&sample.text), "{grammar:?}: {:?}", sample.text);
+        }
+    }
+}
+
+#[test]
+fn damaged_files_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_model(dir.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut rng = Seed(2).rng();
+    let bad = dir.path().join("bad.gguf");
+    for _ in 0..120 {
+        std::fs::write(&bad, &whole[..rng.below(whole.len() - 32)]).unwrap();
+        assert!(LocalModel::open(&bad).is_err());
+    }
+    // Flipped bytes of the header may leave a valid file; they must not panic.
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        let at = rng.below(bytes.len().min(9000));
+        bytes[at] = rng.next_u64() as u8;
+        std::fs::write(&bad, &bytes).unwrap();
+        let _: Result<LocalModel, LmError> = LocalModel::open(&bad);
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong in a use case, with a code to branch on and a message to show.
+
+use std::path::PathBuf;
+
+use crate::view::ErrorView;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StudioError {
+    #[error("cancelled; what was done so far is kept, and can be resumed")]
+    Cancelled,
+    #[error("there is no {kind} `{name}`{hint}")]
+    NotFound {
+        kind: &'static str,
+        name: String,
+        hint: String,
+    },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("run `{0}` is at work in this process already")]
+    Busy(String),
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("set-up: {0}")]
+    Setup(String),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Import(corpus::ImportError),
+    #[error(transparent)]
+    Retrieval(retrieval::RetrievalError),
+    #[error(transparent)]
+    Model(#[from] lm::LmError),
+    #[error(transparent)]
+    Engine(gym::EngineError),
+}
+
+impl From<gym::EngineError> for StudioError {
+    fn from(error: gym::EngineError) -> Self {
+        match error {
+            gym::EngineError::Cancelled => StudioError::Cancelled,
+            other => StudioError::Engine(other),
+        }
+    }
+}
+
+impl From<corpus::ImportError> for StudioError {
+    fn from(error: corpus::ImportError) -> Self {
+        match error {
+            corpus::ImportError::Cancelled => StudioError::Cancelled,
+            other => StudioError::Import(other),
+        }
+    }
+}
+
+impl From<retrieval::RetrievalError> for StudioError {
+    fn from(error: retrieval::RetrievalError) -> Self {
+        match error {
+            retrieval::RetrievalError::Cancelled => StudioError::Cancelled,
+            other => StudioError::Retrieval(other),
+        }
+    }
+}
+
+impl StudioError {
+    /// What a host branches on; messages are for people only.
+    pub fn code(&self) -> &'static str {
+        match self {
+            StudioError::Cancelled => "cancelled",
+            StudioError::NotFound { .. } => "not_found",
+            StudioError::Invalid(_) => "invalid",
+            StudioError::Busy(_) => "busy",
+            StudioError::File { .. } => "file",
+            StudioError::Setup(_) => "setup",
+            StudioError::Store(_) => "store",
+            StudioError::Import(_) => "import",
+            StudioError::Retrieval(_) => "retrieval",
+            StudioError::Model(_) => "model",
+            StudioError::Engine(_) => "engine",
+        }
+    }
+
+    /// The error and its causes in one line.
+    pub fn chain(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        message
+    }
+
+    pub fn view(&self) -> ErrorView {
+        ErrorView {
+            code: self.code().into(),
+            message: self.chain(),
+        }
+    }
+}

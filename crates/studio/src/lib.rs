@@ -1,0 +1,96 @@
+//! Use cases: everything a host (window or command line) can do, as blocking functions.
+//!
+//! The only crate that composes the others. Hosts see [`Studio`], the values of [`view`] and
+//! [`StudioError`]; they never see SQL, tensors or index files.
+
+mod ask;
+mod clock;
+mod engines;
+mod error;
+mod evaluate;
+mod library;
+mod run;
+mod setup;
+mod show;
+pub mod view;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use error::StudioError;
+pub use evaluate::Evaluation;
+pub use gym::Cancel;
+pub use run::RunOptions;
+
+pub(crate) type Result<T> = std::result::Result<T, StudioError>;
+
+/// One home folder: its database, its indexes, its models, and the jobs of this process.
+#[derive(Clone)]
+pub struct Studio {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    home: PathBuf,
+    store: store::Store,
+    /// Loaded models and open indexes, by name.
+    models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
+    indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
+    jobs: Mutex<HashMap<String, run::Job>>,
+}
+
+impl Studio {
+    /// Opens (or creates) a home: the given folder, else `RAG_GYM_HOME`, else the platform's data folder.
+    pub fn open(home: Option<PathBuf>) -> Result<Studio> {
+        let home = home
+            .or_else(|| std::env::var_os("RAG_GYM_HOME").map(PathBuf::from))
+            .unwrap_or_else(platform_home);
+        std::fs::create_dir_all(&home).map_err(|source| StudioError::File {
+            action: "create",
+            path: home.clone(),
+            source,
+        })?;
+        let store = store::Store::open(home.join("rag-gym.db"))?;
+        Ok(Studio {
+            inner: Arc::new(Inner {
+                home,
+                store,
+                models: Mutex::default(),
+                indexes: Mutex::default(),
+                jobs: Mutex::default(),
+            }),
+        })
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.inner.home
+    }
+
+    pub(crate) fn store(&self) -> &store::Store {
+        &self.inner.store
+    }
+}
+
+/// A panic in another thread leaves these maps whole: every change to them is a single insert or remove.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn platform_home() -> PathBuf {
+    let var = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let home = || var("HOME").unwrap_or_else(|| PathBuf::from("."));
+    if cfg!(target_os = "windows") {
+        var("APPDATA").unwrap_or_else(home).join("RAG-Gym Studio")
+    } else if cfg!(target_os = "macos") {
+        home().join("Library/Application Support/RAG-Gym Studio")
+    } else {
+        var("XDG_DATA_HOME")
+            .unwrap_or_else(|| home().join(".local/share"))
+            .join("rag-gym-studio")
+    }
+}

@@ -1,0 +1,381 @@
+//! Corpora, question sets and models of a home: import, list, show, search, remove.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::view::{
+    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionSetView, QuestionView, Rejected,
+    SearchView, TermView,
+};
+use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
+
+impl Studio {
+    /// The state of the program in one value.
+    pub fn overview(&self) -> Result<Overview> {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory_kib = memory.lines().find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<f64>()
+                .ok()
+        });
+        Ok(Overview {
+            version: env!("CARGO_PKG_VERSION").into(),
+            home: self.home().display().to_string(),
+            ready: self.is_ready()?,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            memory_bytes: memory_kib.unwrap_or(0.0) * 1024.0,
+            corpora: self.corpora()?,
+            question_sets: self.question_sets()?,
+            models: self.models()?,
+            runs: self.runs()?,
+            sample_question: crate::setup::SAMPLE_QUESTION.into(),
+        })
+    }
+
+    pub fn corpora(&self) -> Result<Vec<CorpusView>> {
+        let corpora = self.store().corpora()?;
+        Ok(corpora
+            .into_iter()
+            .map(|corpus| CorpusView {
+                name: corpus.name,
+                format: corpus.format,
+                passages: corpus.passages as u32,
+            })
+            .collect())
+    }
+
+    pub fn question_sets(&self) -> Result<Vec<QuestionSetView>> {
+        let sets = self.store().question_sets()?;
+        Ok(sets
+            .into_iter()
+            .map(|set| QuestionSetView {
+                name: set.name,
+                corpus: set.corpus,
+                format: set.format,
+                questions: set.questions as u32,
+            })
+            .collect())
+    }
+
+    pub fn questions(&self, set: &str, offset: u32, limit: u32) -> Result<Vec<QuestionView>> {
+        let questions = self.store().questions(set, Some(offset as usize + limit as usize))?;
+        Ok(questions
+            .into_iter()
+            .skip(offset as usize)
+            .map(|labelled| QuestionView {
+                id: labelled.question.id.0,
+                text: labelled.question.text,
+                answer: labelled.gold.answers.first().cloned().unwrap_or_default(),
+                kind: labelled.kind,
+            })
+            .collect())
+    }
+
+    pub fn models(&self) -> Result<Vec<ModelView>> {
+        self.store()
+            .models()?
+            .into_iter()
+            .map(|model| Ok(model_view(model)))
+            .collect()
+    }
+
+    pub fn model(&self, name: &str) -> Result<ModelView> {
+        Ok(model_view(self.model_row(name)?))
+    }
+
+    pub(crate) fn model_row(&self, name: &str) -> Result<store::Model> {
+        known(self.store().model(name))?.ok_or_else(|| StudioError::NotFound {
+            kind: "model",
+            name: name.into(),
+            hint: "; `rag-gym models list` names those there are, `rag-gym setup` brings the built-in one".into(),
+        })
+    }
+
+    /// Registers a GGUF file where it lies.
+    pub fn add_model(&self, path: &Path, name: &str) -> Result<ModelView> {
+        check_name(name)?;
+        let path = path.canonicalize().map_err(|source| StudioError::File {
+            action: "read",
+            path: path.into(),
+            source,
+        })?;
+        let info = lm::LocalModel::open(&path)?.info().clone();
+        let model = store::Model {
+            name: name.into(),
+            kind: "language".into(),
+            sha256: crate::setup::sha256(&path)?,
+            path: path.display().to_string(),
+            architecture: info.architecture,
+            parameters: info.parameters,
+            adapter_of: None,
+        };
+        self.store().put_model(&model)?;
+        lock(&self.inner.models).remove(name);
+        self.model(name)
+    }
+
+    pub fn remove_model(&self, name: &str) -> Result<()> {
+        self.model_row(name)?;
+        self.store().remove_model(name)?;
+        lock(&self.inner.models).remove(name);
+        Ok(())
+    }
+
+    pub fn import_corpus(
+        &self,
+        path: &Path,
+        name: &str,
+        format: Option<&str>,
+        on_progress: &mut dyn FnMut(Progress),
+        cancel: &Cancel,
+    ) -> Result<ImportView> {
+        check_name(name)?;
+        let format = parse_format(format)?;
+        let mut passages = Vec::new();
+        let report = corpus::import_passages(
+            path,
+            format,
+            &mut |passage| {
+                passages.push(passage);
+                Ok(())
+            },
+            &mut |progress| on_progress(import_progress(name, &progress)),
+            &|| cancel.is_cancelled(),
+        )?;
+        if cancel.is_cancelled() {
+            return Err(StudioError::Cancelled);
+        }
+        self.add_corpus(name, &report.format.to_string(), &passages, cancel)?;
+        Ok(import_view(name, report))
+    }
+
+    /// Stores passages and their index. The index is built first, under its content's name, so that a
+    /// corpus that the store lists can always be searched.
+    pub(crate) fn add_corpus(
+        &self,
+        name: &str,
+        format: &str,
+        passages: &[gym::Passage],
+        cancel: &Cancel,
+    ) -> Result<()> {
+        if passages.is_empty() {
+            return Err(StudioError::Invalid(format!(
+                "no passage was kept, so corpus `{name}` was not made"
+            )));
+        }
+        let dir = self.index_dir(name);
+        if known(self.store().corpus(name))?.is_some() {
+            return Err(StudioError::Invalid(format!(
+                "there is a corpus `{name}` already: choose another name, or remove it first"
+            )));
+        }
+        if dir.exists() {
+            // Left by a process that ended between index and row.
+            std::fs::remove_dir_all(&dir).map_err(|source| StudioError::File {
+                action: "remove",
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        let mut builder = retrieval::IndexBuilder::create(&dir, cancel)?;
+        for passage in passages {
+            builder.add(passage)?;
+        }
+        builder.commit()?;
+        let records = passages.iter().cloned().map(Ok::<_, std::convert::Infallible>);
+        self.store().create_corpus(name, format, &clock::now(), records)?;
+        Ok(())
+    }
+
+    pub fn import_questions(
+        &self,
+        path: &Path,
+        name: &str,
+        corpus: Option<&str>,
+        format: Option<&str>,
+        on_progress: &mut dyn FnMut(Progress),
+        cancel: &Cancel,
+    ) -> Result<ImportView> {
+        check_name(name)?;
+        if let Some(corpus) = corpus {
+            self.corpus_row(corpus)?;
+        }
+        let format = parse_format(format)?;
+        let mut questions = Vec::new();
+        let report = corpus::import_questions(
+            path,
+            format,
+            &mut |question| {
+                questions.push(question);
+                Ok(())
+            },
+            &mut |progress| on_progress(import_progress(name, &progress)),
+            &|| cancel.is_cancelled(),
+        )?;
+        if cancel.is_cancelled() {
+            return Err(StudioError::Cancelled);
+        }
+        if questions.is_empty() {
+            return Err(StudioError::Invalid(format!(
+                "no question was kept, so set `{name}` was not made"
+            )));
+        }
+        if known(self.store().question_set(name))?.is_some() {
+            return Err(StudioError::Invalid(format!(
+                "there is a question set `{name}` already: choose another name"
+            )));
+        }
+        self.store()
+            .create_question_set(name, corpus, &report.format.to_string(), &clock::now(), &questions)?;
+        Ok(import_view(name, report))
+    }
+
+    pub fn remove_corpus(&self, name: &str) -> Result<()> {
+        self.corpus_row(name)?;
+        self.store().remove_corpus(name)?;
+        lock(&self.inner.indexes).remove(name);
+        let dir = self.index_dir(name);
+        std::fs::remove_dir_all(&dir).map_err(|source| StudioError::File {
+            action: "remove",
+            path: dir,
+            source,
+        })
+    }
+
+    pub(crate) fn corpus_row(&self, name: &str) -> Result<store::Corpus> {
+        known(self.store().corpus(name))?.ok_or_else(|| StudioError::NotFound {
+            kind: "corpus",
+            name: name.into(),
+            hint: "; `rag-gym corpus list` names those there are".into(),
+        })
+    }
+
+    fn index_dir(&self, name: &str) -> std::path::PathBuf {
+        self.home().join("indexes").join(name)
+    }
+
+    /// A corpus's index, opened once; rebuilt from the store if its folder is gone or broken.
+    pub(crate) fn index(&self, name: &str) -> Result<Arc<retrieval::Bm25Index>> {
+        self.corpus_row(name)?;
+        if let Some(index) = lock(&self.inner.indexes).get(name) {
+            return Ok(index.clone());
+        }
+        let dir = self.index_dir(name);
+        let index = match retrieval::Bm25Index::open(&dir) {
+            Ok(index) => index,
+            Err(_) => {
+                let _ = std::fs::remove_dir_all(&dir);
+                let mut builder = retrieval::IndexBuilder::create(&dir, &Cancel::default())?;
+                let mut failed = None;
+                self.store().for_each_passage(name, |passage| {
+                    if failed.is_none() {
+                        failed = builder.add(&passage).err();
+                    }
+                })?;
+                if let Some(error) = failed {
+                    return Err(error.into());
+                }
+                builder.commit()?;
+                retrieval::Bm25Index::open(&dir)?
+            }
+        };
+        let index = Arc::new(index);
+        lock(&self.inner.indexes).insert(name.into(), index.clone());
+        Ok(index)
+    }
+
+    pub fn search(&self, corpus: &str, query: &str, k: u32) -> Result<SearchView> {
+        let index = self.index(corpus)?;
+        let started = Instant::now();
+        let hits = index.search(query, k as usize)?;
+        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
+        let hits: Vec<PassageView> = hits
+            .iter()
+            .map(|hit| show::passage(hit, query, &gym::Gold::default()))
+            .collect();
+        Ok(SearchView { hits, took_ms })
+    }
+
+    /// Why a passage scores what it scores, term by term.
+    pub fn explain(&self, corpus: &str, query: &str, passage_id: &str) -> Result<Vec<TermView>> {
+        let index = self.index(corpus)?;
+        let Some(explanation) = index.explain(query, passage_id)? else {
+            return Ok(Vec::new());
+        };
+        Ok(explanation.terms.into_iter().map(show::term).collect())
+    }
+}
+
+fn model_view(model: store::Model) -> ModelView {
+    let file_bytes = std::fs::metadata(&model.path).map_or(0.0, |meta| meta.len() as f64);
+    ModelView {
+        name: model.name,
+        kind: model.kind,
+        path: model.path,
+        sha256: model.sha256,
+        architecture: model.architecture,
+        parameters: model.parameters as f64,
+        file_bytes,
+        adapter_of: model.adapter_of,
+    }
+}
+
+fn parse_format(format: Option<&str>) -> Result<Option<corpus::Format>> {
+    match format {
+        None | Some("auto") => Ok(None),
+        Some(name) => name
+            .parse()
+            .map(Some)
+            .map_err(|error| StudioError::Invalid(format!("{error}"))),
+    }
+}
+
+/// Names become folder names and command-line words, so they are kept plain.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 80 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(StudioError::Invalid(format!(
+            "`{name}` is no name: use 1 to 80 letters, digits, `-`, `_` or `.`"
+        )));
+    }
+    Ok(())
+}
+
+fn import_progress(name: &str, progress: &corpus::Progress) -> Progress {
+    Progress {
+        label: format!("importing {name}"),
+        done: progress.bytes_read as f64,
+        total: progress.bytes_total as f64,
+    }
+}
+
+fn import_view(name: &str, report: corpus::ImportReport) -> ImportView {
+    ImportView {
+        name: name.into(),
+        format: report.format.to_string(),
+        read: report.read as u32,
+        kept: report.kept as u32,
+        rejected_count: report.rejected_count as u32,
+        rejected: report
+            .rejected
+            .into_iter()
+            .map(|rejection| Rejected {
+                file: rejection.file.display().to_string(),
+                line: rejection.line as u32,
+                reason: rejection.reason,
+            })
+            .collect(),
+    }
+}
+
+/// `None` for what the store does not have.
+pub(crate) fn known<T>(found: store::Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

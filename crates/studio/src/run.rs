@@ -1,0 +1,558 @@
+//! Runs: an agent over a question set, resumable at any instant, in this process or the next one.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use gym::{LabelledQuestion, QuestionId, Seed, Step, metrics, outcome};
+use serde::{Deserialize, Serialize};
+use store::EpisodeStatus;
+
+use crate::library::known;
+use crate::view::{AgentSettings, EpisodeRow, EpisodeView, IntervalView, JobView, RunRequest, RunView};
+use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
+
+/// Which questions of a set a run takes, and how many at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOptions {
+    pub workers: u32,
+    /// (i, n), i from 1: every n-th question from the i-th on.
+    pub shard: Option<(u32, u32)>,
+}
+
+/// A run at work in this process.
+pub(crate) struct Job {
+    pub cancel: Cancel,
+    pub name: String,
+    pub started: Instant,
+    pub done_before: u32,
+    pub done: u32,
+    pub total: u32,
+}
+
+/// What a run row keeps beside its columns.
+#[derive(Serialize, Deserialize)]
+struct RunConfig {
+    settings: AgentSettings,
+    model_sha256: String,
+    corpus_hash: String,
+    question_set_hash: Option<String>,
+}
+
+impl Studio {
+    /// Writes a run's row, and nothing else.
+    pub(crate) fn new_run(
+        &self,
+        id: Option<String>,
+        name: &str,
+        set: Option<&store::QuestionSet>,
+        settings: &AgentSettings,
+    ) -> Result<store::Run> {
+        let config = RunConfig {
+            settings: settings.clone(),
+            model_sha256: self.model_row(&settings.model)?.sha256,
+            corpus_hash: self.corpus_row(&settings.corpus)?.content_hash,
+            question_set_hash: set.map(|set| set.content_hash.clone()),
+        };
+        let config = serde_json::to_value(config).expect("the configuration is plain data");
+        let run = store::Run {
+            id: id.unwrap_or_else(clock::run_id),
+            name: name.into(),
+            status: store::RunStatus::Running,
+            question_set: set.map(|set| set.name.clone()),
+            corpus: Some(settings.corpus.clone()),
+            config_hash: format!("{:016x}", Seed(0).derive_str(&config.to_string()).0),
+            config,
+            code_version: env!("CARGO_PKG_VERSION").into(),
+            shard: None,
+            error: None,
+            created_at: clock::now(),
+            took_ms: 0,
+        };
+        self.store().create_run(&run)?;
+        Ok(run)
+    }
+
+    /// Makes a run and its pending episodes; returns its id.
+    pub fn create_run(&self, request: &RunRequest, options: &RunOptions) -> Result<String> {
+        let settings = self.resolve(&request.settings)?;
+        let set = known(self.store().question_set(&request.questions))?.ok_or_else(|| StudioError::NotFound {
+            kind: "question set",
+            name: request.questions.clone(),
+            hint: "; `rag-gym questions list` names those there are".into(),
+        })?;
+        let questions = self
+            .store()
+            .questions(&set.name, request.limit.map(|limit| limit as usize))?;
+        let (shard, shards) = options.shard.unwrap_or((1, 1));
+        if shard == 0 || shard > shards {
+            return Err(StudioError::Invalid(format!(
+                "shard {shard}/{shards}: i runs from 1 to n"
+            )));
+        }
+        let ids: Vec<QuestionId> = questions
+            .into_iter()
+            .map(|labelled| labelled.question.id)
+            .skip(shard as usize - 1)
+            .step_by(shards as usize)
+            .collect();
+        if ids.is_empty() {
+            return Err(StudioError::Invalid("no question is left for this run".into()));
+        }
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{} on {}", settings.agent, set.name));
+        // The shards of one run share its id, so that `merge` puts them together again.
+        let id = options.shard.map(|(_, shards)| {
+            let parts = serde_json::json!([name, settings, set.content_hash, request.limit, shards]).to_string();
+            format!("shared-{:016x}", Seed(0).derive_str(&parts).0)
+        });
+        let run = self.new_run(id, &name, Some(&set), &settings)?;
+        self.store().create_episodes(&run.id, &ids)?;
+        Ok(run.id)
+    }
+
+    /// Starts a run in the background of this process; returns its id.
+    pub fn start_run(&self, request: &RunRequest) -> Result<String> {
+        let run = self.create_run(request, &RunOptions::default())?;
+        self.spawn(&run)?;
+        Ok(run)
+    }
+
+    /// Goes on with a stopped run in the background of this process.
+    pub fn resume_run(&self, run: &str) -> Result<()> {
+        self.run_row(run)?;
+        self.spawn(run)
+    }
+
+    fn spawn(&self, run: &str) -> Result<()> {
+        let cancel = self.register(run)?;
+        let (studio, run) = (self.clone(), run.to_owned());
+        std::thread::spawn(move || {
+            // The outcome, an error too, is in the run's row.
+            let _ = studio.execute(&run, 1, &cancel, &mut |_| {});
+        });
+        Ok(())
+    }
+
+    /// Plays all that is left of a run, here and now. `on_progress` hears of every finished question.
+    pub fn work_on(
+        &self,
+        run: &str,
+        workers: u32,
+        cancel: &Cancel,
+        on_progress: &mut (dyn FnMut(JobView) + Send),
+    ) -> Result<()> {
+        self.run_row(run)?;
+        let own = self.register(run)?;
+        // The caller's flag is the one that counts here.
+        drop(own);
+        if let Some(job) = lock(&self.inner.jobs).get_mut(run) {
+            job.cancel = cancel.clone();
+        }
+        self.execute(run, workers, cancel, on_progress)
+    }
+
+    fn register(&self, run: &str) -> Result<Cancel> {
+        let row = self.run_row(run)?;
+        let episodes = self.store().episodes(run)?;
+        let done = episodes
+            .iter()
+            .filter(|episode| episode.status == EpisodeStatus::Finished)
+            .count() as u32;
+        let mut jobs = lock(&self.inner.jobs);
+        if jobs.contains_key(run) {
+            return Err(StudioError::Busy(run.into()));
+        }
+        let cancel = Cancel::default();
+        jobs.insert(
+            run.into(),
+            Job {
+                cancel: cancel.clone(),
+                name: row.name,
+                started: Instant::now(),
+                done_before: done,
+                done,
+                total: episodes.len() as u32,
+            },
+        );
+        Ok(cancel)
+    }
+
+    fn execute(
+        &self,
+        run: &str,
+        workers: u32,
+        cancel: &Cancel,
+        on_progress: &mut (dyn FnMut(JobView) + Send),
+    ) -> Result<()> {
+        let started = Instant::now();
+        let result = self.execute_episodes(run, workers, cancel, on_progress);
+        lock(&self.inner.jobs).remove(run);
+        let (status, error) = match &result {
+            Ok(()) => (store::RunStatus::Finished, None),
+            Err(StudioError::Cancelled) => (store::RunStatus::Stopped, None),
+            Err(error) => (store::RunStatus::Failed, Some(error.chain())),
+        };
+        self.store().add_run_time(run, started.elapsed().as_millis() as u64)?;
+        self.store().set_run_status(run, status, error.as_deref())?;
+        result
+    }
+
+    fn execute_episodes(
+        &self,
+        run: &str,
+        workers: u32,
+        cancel: &Cancel,
+        on_progress: &mut (dyn FnMut(JobView) + Send),
+    ) -> Result<()> {
+        self.store().set_run_status(run, store::RunStatus::Running, None)?;
+        let row = self.run_row(run)?;
+        let settings = settings_of(&row)?;
+        let config: RunConfig = parse_config(&row)?;
+        let model = self.model_row(&settings.model)?;
+        if model.sha256 != config.model_sha256 {
+            return Err(StudioError::Invalid(format!(
+                "run `{run}` began with another file under the name `{}`: put that file back, or start a new run",
+                settings.model
+            )));
+        }
+        let setting = self.setting(&settings)?;
+        let pending: Vec<QuestionId> = self
+            .store()
+            .episodes(run)?
+            .into_iter()
+            .filter(|episode| episode.status != EpisodeStatus::Finished)
+            .map(|episode| episode.question_id)
+            .collect();
+        let next = AtomicU32::new(0);
+        let failure: Mutex<Option<StudioError>> = Mutex::new(None);
+        let on_progress = Mutex::new(on_progress);
+        std::thread::scope(|scope| {
+            for _ in 0..workers.max(1) {
+                scope.spawn(|| {
+                    while let Some(question) = pending.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                        let result = self.play_stored(&row, &settings, &setting, question, cancel);
+                        if let Err(error) = result {
+                            // One question that cannot be played is a failed question; the rest goes on.
+                            let local = matches!(error, StudioError::Engine(_));
+                            if !local || self.store().fail_episode(run, question, &error.chain()).is_err() {
+                                lock(&failure).get_or_insert(error);
+                                return;
+                            }
+                        }
+                        if let Some(job) = lock(&self.inner.jobs).get_mut(run) {
+                            job.done += 1;
+                            (lock(&on_progress))(job_view(run, job));
+                        }
+                    }
+                });
+            }
+        });
+        match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn play_stored(
+        &self,
+        row: &store::Run,
+        settings: &AgentSettings,
+        setting: &crate::engines::Setting,
+        question: &QuestionId,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        if cancel.is_cancelled() {
+            return Err(StudioError::Cancelled);
+        }
+        let labelled = self.episode_question(row, question)?;
+        let steps = self.store().steps(&row.id, question)?;
+        self.play(&row.id, settings, setting, &labelled, steps, cancel, &mut |_| {})
+    }
+
+    fn episode_question(&self, row: &store::Run, question: &QuestionId) -> Result<LabelledQuestion> {
+        Ok(match &row.question_set {
+            Some(set) => self.store().question(set, question)?,
+            None => self.store().episode_question(&row.id, question)?,
+        })
+    }
+
+    pub fn cancel_run(&self, run: &str) -> Result<()> {
+        match lock(&self.inner.jobs).get(run) {
+            Some(job) => job.cancel.cancel(),
+            None => {
+                return Err(StudioError::Invalid(format!(
+                    "run `{run}` is not at work in this process"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn jobs(&self) -> Vec<JobView> {
+        lock(&self.inner.jobs)
+            .iter()
+            .map(|(run, job)| job_view(run, job))
+            .collect()
+    }
+
+    pub(crate) fn run_row(&self, run: &str) -> Result<store::Run> {
+        known(self.store().run(run))?.ok_or_else(|| StudioError::NotFound {
+            kind: "run",
+            name: run.into(),
+            hint: "; `rag-gym runs list` names those there are".into(),
+        })
+    }
+
+    /// Newest first.
+    pub fn runs(&self) -> Result<Vec<RunView>> {
+        let mut runs: Vec<RunView> = self
+            .store()
+            .runs()?
+            .into_iter()
+            .map(|row| self.view_of(row))
+            .collect::<Result<_>>()?;
+        runs.sort_by(|a, b| (&b.created_at, &b.id).cmp(&(&a.created_at, &a.id)));
+        Ok(runs)
+    }
+
+    pub fn run_view(&self, run: &str) -> Result<RunView> {
+        self.view_of(self.run_row(run)?)
+    }
+
+    fn view_of(&self, row: store::Run) -> Result<RunView> {
+        let settings = settings_of(&row)?;
+        let episodes = self.store().episodes(&row.id)?;
+        let finished: Vec<_> = episodes
+            .iter()
+            .filter(|episode| episode.status == EpisodeStatus::Finished)
+            .collect();
+        let mean = |values: Vec<f64>| {
+            let interval = gym::statistics::bootstrap_mean(&values, 1000, Seed(0))?;
+            Some(IntervalView {
+                mean: interval.mean,
+                low: interval.low,
+                high: interval.high,
+            })
+        };
+        let count = finished.len().max(1) as f64;
+        // A job of this process is running; a row that says so without one was left by a killed process.
+        let running = lock(&self.inner.jobs).contains_key(&row.id);
+        let status = match row.status {
+            store::RunStatus::Running if !running && row.question_set.is_some() => store::RunStatus::Stopped,
+            status => status,
+        };
+        Ok(RunView {
+            status: name_of(&status),
+            questions: episodes.len() as u32,
+            finished: finished.len() as u32,
+            failed: episodes
+                .iter()
+                .filter(|episode| episode.status == EpisodeStatus::Failed)
+                .count() as u32,
+            em: mean(finished.iter().filter_map(|episode| episode.em).collect()),
+            f1: mean(finished.iter().filter_map(|episode| episode.f1).collect()),
+            searches_mean: finished.iter().map(|episode| f64::from(episode.searches)).sum::<f64>() / count,
+            malformed_rate: malformed_rate(finished.iter().copied()),
+            took_ms: row.took_ms as f64,
+            id: row.id,
+            name: row.name,
+            question_set: row.question_set,
+            settings,
+            created_at: row.created_at,
+            error: row.error,
+        })
+    }
+
+    pub fn remove_run(&self, run: &str) -> Result<()> {
+        self.run_row(run)?;
+        if lock(&self.inner.jobs).contains_key(run) {
+            return Err(StudioError::Busy(run.into()));
+        }
+        self.store().remove_run(run)?;
+        Ok(())
+    }
+
+    pub fn episodes(&self, run: &str) -> Result<Vec<EpisodeRow>> {
+        let row = self.run_row(run)?;
+        self.store()
+            .episodes(run)?
+            .into_iter()
+            .map(|episode| {
+                let labelled = self.episode_question(&row, &episode.question_id)?;
+                Ok(EpisodeRow {
+                    question_id: episode.question_id.0,
+                    question: labelled.question.text,
+                    status: name_of(&episode.status),
+                    answer: episode.answer,
+                    gold_answer: labelled.gold.answers.first().cloned().unwrap_or_default(),
+                    em: episode.em,
+                    f1: episode.f1,
+                    searches: episode.searches,
+                    took_ms: episode.took_ms as f64,
+                })
+            })
+            .collect()
+    }
+
+    pub fn episode(&self, run: &str, question_id: &str) -> Result<EpisodeView> {
+        let row = self.run_row(run)?;
+        let id = QuestionId(question_id.into());
+        let labelled = self.episode_question(&row, &id)?;
+        let episode = self
+            .store()
+            .episodes(run)?
+            .into_iter()
+            .find(|episode| episode.question_id == id)
+            .ok_or_else(|| StudioError::NotFound {
+                kind: "question",
+                name: question_id.into(),
+                hint: format!(" in run `{run}`"),
+            })?;
+        let steps = self.store().steps(run, &id)?;
+        let judge = settings_of(&row)?.judge;
+        Ok(EpisodeView {
+            run: run.into(),
+            question_id: question_id.into(),
+            question: labelled.question.text,
+            options: labelled
+                .question
+                .options
+                .iter()
+                .map(|option| format!("{}. {}", option.label, option.text))
+                .collect(),
+            gold: show::gold(&labelled.gold),
+            status: name_of(&episode.status),
+            answer: episode.answer,
+            termination: episode.termination.map(|termination| name_of(&termination)),
+            em: episode.em,
+            f1: episode.f1,
+            steps: steps
+                .iter()
+                .map(|step| show::step(step, judge.as_deref(), &labelled.gold))
+                .collect(),
+            tokens: show::tokens(total_usage(&steps)),
+            took_ms: episode.took_ms as f64,
+        })
+    }
+
+    /// Brings the runs, sets and corpora of another home into this one.
+    pub fn merge(&self, other: &Path) -> Result<store::MergeReport> {
+        let database = other.join("rag-gym.db");
+        if !database.is_file() {
+            return Err(StudioError::NotFound {
+                kind: "home",
+                name: other.display().to_string(),
+                hint: ": it has no rag-gym.db".into(),
+            });
+        }
+        Ok(self.store().merge_from(&database)?)
+    }
+
+    /// One JSON value a line: every finished episode with its steps.
+    pub fn export_jsonl(&self, run: &str, out: &mut dyn std::io::Write) -> Result<u32> {
+        let mut written = 0;
+        for row in self.episodes(run)? {
+            if row.status == "finished" {
+                let line =
+                    serde_json::to_string(&self.episode(run, &row.question_id)?).expect("the episode is plain data");
+                writeln!(out, "{line}").map_err(|source| StudioError::File {
+                    action: "write",
+                    path: "the export".into(),
+                    source,
+                })?;
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    /// All rows of a run as text, without times: equal for equal work.
+    pub fn dump_run(&self, run: &str) -> Result<String> {
+        Ok(self.store().dump_run(run)?)
+    }
+
+    /// "ok", or what the database's own check found.
+    pub fn integrity(&self) -> Result<String> {
+        self.store().integrity_check()?;
+        Ok("ok".into())
+    }
+}
+
+fn parse_config(row: &store::Run) -> Result<RunConfig> {
+    serde_json::from_value(row.config.clone()).map_err(|error| {
+        StudioError::Invalid(format!(
+            "run `{}` has a configuration that this version cannot read: {error}",
+            row.id
+        ))
+    })
+}
+
+fn settings_of(row: &store::Run) -> Result<AgentSettings> {
+    Ok(parse_config(row)?.settings)
+}
+
+fn job_view(run: &str, job: &Job) -> JobView {
+    let elapsed_ms = job.started.elapsed().as_secs_f64() * 1000.0;
+    let here = f64::from(job.done.saturating_sub(job.done_before));
+    let left = f64::from(job.total.saturating_sub(job.done));
+    JobView {
+        run: run.into(),
+        name: job.name.clone(),
+        done: job.done,
+        total: job.total,
+        elapsed_ms,
+        eta_ms: (here > 0.0).then(|| elapsed_ms / here * left),
+    }
+}
+
+/// The name that an enum of the core has in every stored form.
+fn name_of(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).expect("a unit variant is a plain string");
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Malformed actions over all actions: searches, answers and malformed ones.
+pub(crate) fn malformed_rate<'a>(episodes: impl Iterator<Item = &'a store::Episode>) -> f64 {
+    let (mut malformed, mut actions) = (0, 0);
+    for episode in episodes {
+        malformed += episode.malformed_steps;
+        actions += episode.malformed_steps + episode.searches + u32::from(episode.answer.is_some());
+    }
+    f64::from(malformed) / f64::from(actions.max(1))
+}
+
+fn total_usage(steps: &[Step]) -> gym::Usage {
+    let mut usage = gym::Usage::default();
+    for step in steps {
+        usage += step.usage;
+    }
+    usage
+}
+
+/// The row of a finished episode: its answer, scores and counts.
+pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[Step], took_ms: u64) -> store::Episode {
+    let (answer, termination) = outcome(steps);
+    let text = answer.unwrap_or_default();
+    let known = !labelled.gold.answers.is_empty();
+    store::Episode {
+        run_id: run.into(),
+        question_id: labelled.question.id.clone(),
+        position: 0,
+        status: EpisodeStatus::Finished,
+        answer: answer.map(str::to_owned),
+        termination: Some(termination),
+        em: known.then(|| metrics::exact_match(text, &labelled.gold)),
+        f1: known.then(|| metrics::token_f1(text, &labelled.gold)),
+        accuracy: metrics::accuracy(text, &labelled.question, &labelled.gold),
+        evidence_recall: metrics::evidence_recall(steps, &labelled.gold),
+        searches: steps.iter().filter(|step| step.action().query().is_some()).count() as u32,
+        malformed_steps: steps.iter().filter(|step| step.action().is_malformed()).count() as u32,
+        usage: total_usage(steps),
+        took_ms,
+        error: None,
+    }
+}

@@ -1,0 +1,108 @@
+/** The only way from the page to the program. Tests put `fake.ts` in its place. */
+import { Channel } from "@tauri-apps/api/core";
+import { getCurrentWebview } from "@tauri-apps/api/webview";
+import { open } from "@tauri-apps/plugin-dialog";
+import { commands } from "./bindings";
+import type {
+  AskEvent,
+  AskRequest,
+  EpisodeRow,
+  EpisodeView,
+  ErrorView,
+  ImportView,
+  JobView,
+  Overview,
+  Progress,
+  QuestionView,
+  RunRequest,
+  RunView,
+  SearchView,
+  TermView,
+} from "./bindings";
+
+export type * from "./bindings";
+
+export type ImportRequest = {
+  kind: "corpus" | "questions";
+  path: string;
+  name: string;
+  corpus: string | null;
+  format: string | null;
+};
+
+export interface Api {
+  overview(): Promise<Overview>;
+  setUp(key: string, progress: (progress: Progress) => void): Promise<void>;
+  stop(key: string): Promise<void>;
+  ask(key: string, request: AskRequest, events: (events: AskEvent[]) => void): Promise<EpisodeView>;
+  startRun(request: RunRequest): Promise<string>;
+  resumeRun(run: string): Promise<void>;
+  cancelRun(run: string): Promise<void>;
+  removeRun(run: string): Promise<void>;
+  jobs(): Promise<JobView[]>;
+  runs(): Promise<RunView[]>;
+  run(run: string): Promise<RunView>;
+  episodes(run: string): Promise<EpisodeRow[]>;
+  episode(run: string, question: string): Promise<EpisodeView>;
+  importData(key: string, request: ImportRequest, progress: (progress: Progress) => void): Promise<ImportView>;
+  removeCorpus(name: string): Promise<void>;
+  questions(set: string, offset: number, limit: number): Promise<QuestionView[]>;
+  search(corpus: string, query: string, k: number): Promise<SearchView>;
+  explain(corpus: string, query: string, passage: string): Promise<TermView[]>;
+  pickFile(): Promise<string | null>;
+  /** Calls back with the paths of files dropped on the window; returns how to stop listening. */
+  onDrop(dropped: (paths: string[]) => void, over: (over: boolean) => void): Promise<() => void>;
+}
+
+function channel<T>(onmessage: (message: T) => void): Channel<T> {
+  const channel = new Channel<T>();
+  channel.onmessage = onmessage;
+  return channel;
+}
+
+const tauri: Api = {
+  overview: () => commands.overview(),
+  setUp: async (key, progress) => void (await commands.setUp(key, channel(progress))),
+  stop: async (key) => void (await commands.stopTask(key)),
+  ask: (key, request, events) => commands.ask(key, request, channel(events)),
+  startRun: (request) => commands.startRun(request),
+  resumeRun: async (run) => void (await commands.resumeRun(run)),
+  cancelRun: async (run) => void (await commands.cancelRun(run)),
+  removeRun: async (run) => void (await commands.removeRun(run)),
+  jobs: () => commands.jobs(),
+  runs: () => commands.runs(),
+  run: (run) => commands.runView(run),
+  episodes: (run) => commands.episodes(run),
+  episode: (run, question) => commands.episode(run, question),
+  importData: (key, { kind, path, name, corpus, format }, progress) =>
+    kind === "corpus"
+      ? commands.importCorpus(key, path, name, format, channel(progress))
+      : commands.importQuestions(key, path, name, corpus, format, channel(progress)),
+  removeCorpus: async (name) => void (await commands.removeCorpus(name)),
+  questions: (set, offset, limit) => commands.questions(set, offset, limit),
+  search: (corpus, query, k) => commands.search(corpus, query, k),
+  explain: (corpus, query, passage) => commands.explain(corpus, query, passage),
+  pickFile: async () => {
+    const picked = await open({ multiple: false, directory: false });
+    return typeof picked === "string" ? picked : null;
+  },
+  onDrop: (dropped, over) =>
+    getCurrentWebview().onDragDropEvent(({ payload }) => {
+      over(payload.type === "enter" || payload.type === "over");
+      if (payload.type === "drop") dropped(payload.paths);
+    }),
+};
+
+export let api: Api = tauri;
+
+export function useApi(other: Api) {
+  api = other;
+}
+
+/** What a failed command threw, as something that can be shown. */
+export function errorOf(thrown: unknown): ErrorView {
+  if (typeof thrown === "object" && thrown !== null && "code" in thrown && "message" in thrown) {
+    return { code: String(thrown.code), message: String(thrown.message) };
+  }
+  return { code: "internal", message: thrown instanceof Error ? thrown.message : String(thrown) };
+}

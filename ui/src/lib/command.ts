@@ -1,0 +1,53 @@
+import type { AgentSettings, RunRequest } from "../ipc";
+
+export const AGENTS = [
+  { id: "direct", label: "Direct", hint: "answers from memory" },
+  { id: "cot", label: "Chain of thought", hint: "reasons, then answers" },
+  { id: "rag", label: "RAG", hint: "one search, then answers" },
+  { id: "react", label: "ReAct", hint: "reasons and searches by turns" },
+  { id: "search-o1", label: "Search-o1", hint: "reads what it finds before going on" },
+  { id: "research", label: "Re²Search", hint: "reasons, finds unverified claims, searches for them" },
+] as const;
+
+export function defaultSettings(corpus: string, model: string): AgentSettings {
+  return {
+    corpus,
+    agent: "research",
+    model,
+    prompt: null,
+    k: 4,
+    max_steps: 5,
+    candidates: 3,
+    temperature: 1,
+    max_tokens: 192,
+    seed: 0,
+    judge: null,
+  };
+}
+
+/** The command that does the same as the form. */
+export function commandLine(request: RunRequest): string {
+  const { settings } = request;
+  const options: [string, string | number | null][] = [
+    ["questions", request.questions],
+    ["corpus", settings.corpus],
+    ["agent", settings.agent],
+    ["model", settings.model],
+    ["prompt", settings.prompt],
+    ["k", settings.k],
+    ["max-steps", settings.max_steps],
+    ["candidates", settings.candidates],
+    ["temperature", settings.temperature],
+    ["max-tokens", settings.max_tokens],
+    ["seed", settings.seed],
+    ["judge", settings.judge],
+    ["limit", request.limit],
+    ["name", request.name || null],
+  ];
+  const given = options.filter(([, value]) => value !== null && value !== "");
+  return ["rag-gym run", ...given.map(([name, value]) => `--${name} ${quoted(String(value))}`)].join(" ");
+}
+
+function quoted(value: string): string {
+  return /^[\w./:=+-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
+}
