@@ -171,9 +171,13 @@ fn read_json(text: &str) -> Fields {
                 }
             }
         };
-        cut |= fields.cut;
         if fields.has_action() {
             return fields;
+        }
+        cut = fields.cut;
+        if cut {
+            // What follows lies inside the string that was cut off, braces and all.
+            break;
         }
     }
     Fields {
