@@ -171,7 +171,7 @@ pub async fn import_questions(
     let done = on_thread(&studio, move |studio| {
         let path = PathBuf::from(path);
         let (corpus, format) = (corpus.as_deref(), format.as_deref());
-        studio.import_questions(&path, &name, corpus, format, &mut |p| meter.report(p), &cancel)
+        studio.import_questions(&path, &name, corpus, format, None, &mut |p| meter.report(p), &cancel)
     })
     .await;
     tasks.end(&key);

@@ -79,7 +79,13 @@ pub enum Command {
         /// A run on the same questions, to pair with
         #[arg(long)]
         against: Option<String>,
+        /// Only this score: em, f1, accuracy or evidence-recall
+        #[arg(long, value_parser = ["em", "f1", "accuracy", "evidence-recall"])]
+        metric: Option<String>,
     },
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Model files
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -90,6 +96,19 @@ pub enum Command {
     Merge { home2: PathBuf },
     /// Versions, threads, memory, models, database integrity
     Doctor,
+}
+
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// Indexing, queries and recall [default: the built-in world and its dev questions]
+    Retrieve {
+        /// A passage file
+        #[arg(long, requires = "questions")]
+        corpus: Option<PathBuf>,
+        /// Its question file
+        #[arg(long)]
+        questions: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -122,6 +141,9 @@ pub enum QuestionsCommand {
         corpus: Option<String>,
         #[arg(long, default_value = "auto")]
         format: String,
+        /// Only the questions that their publisher puts into this part, such as dev
+        #[arg(long)]
+        split: Option<String>,
     },
     List,
 }
@@ -136,7 +158,7 @@ pub enum RunsCommand {
         run: String,
         #[arg(long)]
         to: PathBuf,
-        #[arg(long = "as", default_value = "jsonl", value_parser = ["jsonl"])]
+        #[arg(long = "as", default_value = "jsonl", value_parser = ["jsonl", "csv"])]
         format: String,
     },
     /// Print every row of a run but its times: equal for equal work

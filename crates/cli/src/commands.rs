@@ -11,7 +11,7 @@ use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, R
 use studio::{Cancel, RunOptions, Studio};
 
 use crate::arguments::{
-    Arguments, Command, CorpusCommand, EndpointCommand, ModelsCommand, QuestionsCommand, RunsCommand,
+    Arguments, BenchCommand, Command, CorpusCommand, EndpointCommand, ModelsCommand, QuestionsCommand, RunsCommand,
 };
 use crate::output::{self, Progress, line, note};
 
@@ -78,12 +78,21 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
         }
         Command::Resume { run, workers } => work(&studio, &run, workers, as_json, cancel),
         Command::Runs(command) => runs(&studio, command, as_json),
-        Command::Evaluate { run, against } => {
-            let evaluation = studio.evaluate(&run, against.as_deref())?;
+        Command::Evaluate { run, against, metric } => {
+            let metric = metric.map(|name| name.parse()).transpose()?;
+            let evaluation = studio.evaluate(&run, against.as_deref(), metric)?;
             if as_json {
                 return output::json(&evaluation);
             }
             line(&serde_json::to_string_pretty(&evaluation)?)
+        }
+        Command::Bench(BenchCommand::Retrieve { corpus, questions }) => {
+            let bench = studio.bench_retrieve(corpus.as_deref(), questions.as_deref(), cancel)?;
+            if as_json {
+                output::json(&bench)
+            } else {
+                line(&serde_json::to_string_pretty(&bench)?)
+            }
         }
         Command::Models(command) => models(&studio, command, as_json),
         Command::Endpoint(EndpointCommand::Add {
@@ -180,6 +189,7 @@ fn questions(studio: &Studio, command: QuestionsCommand, as_json: bool, cancel: 
             name,
             corpus,
             format,
+            split,
         } => {
             let mut progress = Progress::new();
             let report = studio.import_questions(
@@ -187,6 +197,7 @@ fn questions(studio: &Studio, command: QuestionsCommand, as_json: bool, cancel: 
                 &name,
                 corpus.as_deref(),
                 Some(&format),
+                split.as_deref(),
                 &mut |p| progress.show(&amount(&p.label, p.done, p.total)),
                 cancel,
             )?;
@@ -284,13 +295,16 @@ fn runs(studio: &Studio, command: RunsCommand, as_json: bool) -> Result<()> {
                 line(&serde_json::to_string_pretty(&run_json(&run))?)
             }
         }
-        RunsCommand::Export { run, to, format: _ } => {
+        RunsCommand::Export { run, to, format } => {
             // Written beside its place and moved there whole.
             let part = to.with_extension("part");
             let mut file = std::io::BufWriter::new(
                 fs::File::create(&part).with_context(|| format!("cannot write {}", part.display()))?,
             );
-            let episodes = studio.export_jsonl(&run, &mut file)?;
+            let episodes = match format.as_str() {
+                "csv" => studio.export_csv(&run, &mut file)?,
+                _ => studio.export_jsonl(&run, &mut file)?,
+            };
             file.flush()
                 .with_context(|| format!("cannot write {}", part.display()))?;
             drop(file);

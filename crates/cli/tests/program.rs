@@ -165,6 +165,170 @@ fn a_bad_file_is_reported_by_file_line_and_reason_and_leaves_nothing() {
     assert_eq!(json(home.path(), &["corpus", "list"]).as_array().unwrap().len(), 1);
 }
 
+#[test]
+fn an_import_that_cannot_be_stored_leaves_no_index() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("twice.json");
+    let question = r#"{"_id":"same","question":"Who?","answer":"Ada","supporting_facts":[["A",0]],"context":[["A",["Ada was first."]]]}"#;
+    let other = question.replace("Ada was first.", "Ada was last.");
+    std::fs::write(&file, format!("[{question},{other}]")).unwrap();
+    let import = ["corpus", "import", file.to_str().unwrap(), "--name", "twice"];
+    let failed = output(home.path(), &import);
+    assert_eq!(failed.status.code(), Some(1));
+    let message = String::from_utf8(failed.stderr).unwrap();
+    assert!(
+        message.contains("twice.json") && message.contains("same#0"),
+        "{message}"
+    );
+    assert!(json(home.path(), &["corpus", "list"]).as_array().unwrap().is_empty());
+    let indexes = std::fs::read_dir(home.path().join("indexes")).unwrap();
+    assert_eq!(indexes.count(), 0);
+}
+
+#[test]
+fn questions_are_kept_by_split() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("questions.jsonl");
+    let line = |id: &str, split: &str| {
+        format!("{{\"id\":\"{id}\",\"question\":\"Q {id}?\",\"answer\":\"x\",\"split\":\"{split}\"}}\n")
+    };
+    std::fs::write(&file, line("1", "train") + &line("2", "dev") + &line("3", "train")).unwrap();
+    let import = |name, split| {
+        [
+            "questions",
+            "import",
+            file.to_str().unwrap(),
+            "--name",
+            name,
+            "--split",
+            split,
+        ]
+    };
+    let report = json(home.path(), &import("q", "train"));
+    assert_eq!((report["read"].as_u64(), report["kept"].as_u64()), (Some(3), Some(2)));
+    let failed = output(home.path(), &import("none", "test"));
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8(failed.stderr).unwrap().contains("dev, train"));
+}
+
+#[test]
+fn retrieval_is_measured_with_the_fields_of_the_contract() {
+    let home = tempfile::tempdir().unwrap();
+    let bench = json(home.path(), &["bench", "retrieve"]);
+    for field in [
+        "documents",
+        "index_documents_per_second",
+        "query_p50_ms",
+        "query_p99_ms",
+        "queries_per_second",
+    ] {
+        assert!(bench[field].as_f64().unwrap() > 0.0, "{bench}");
+    }
+    assert!(bench["recall"]["10"].as_f64().unwrap() > 0.2, "{bench}");
+    assert_eq!(std::fs::read_dir(home.path().join("indexes")).unwrap().count(), 0);
+}
+
+#[test]
+fn set_up_repairs_a_damaged_model() {
+    let Some(home) = home() else { return };
+    let file = home.path().join("models/smollm2-135m.gguf");
+    // The bundle's file is the same one, linked: it is replaced, not written to.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, b"GGUF, but not for long").unwrap();
+    json(home.path(), &["setup"]);
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 98_362_432);
+}
+
+#[test]
+fn scores_are_chosen_exported_and_compared() {
+    let Some(home) = home() else { return };
+    let run = |agent: &str, seed: &str| {
+        let arguments = [
+            "run",
+            "--questions",
+            "factbook-dev",
+            "--corpus",
+            "factbook",
+            "--agent",
+            agent,
+            "--limit",
+            "3",
+            "--max-tokens",
+            "12",
+            "--seed",
+            seed,
+        ];
+        json(home.path(), &arguments)["run"].as_str().unwrap().to_owned()
+    };
+    let (one, two) = (run("direct", "1"), run("rag", "2"));
+    let scores = json(home.path(), &["evaluate", &one, "--against", &two]);
+    assert_eq!(
+        (scores["n"].as_u64(), scores["against"]["n"].as_u64()),
+        (Some(3), Some(3))
+    );
+    for metric in ["em", "f1", "evidence_recall"] {
+        assert!(scores[metric]["low"].is_f64(), "{scores}");
+        assert!(scores["against"]["delta"][metric]["p"].is_f64(), "{scores}");
+    }
+    assert!(scores["accuracy"].is_null());
+    let only = json(home.path(), &["evaluate", &one, "--metric", "f1"]);
+    assert!(only["f1"]["mean"].is_f64() && only["em"].is_null(), "{only}");
+    let none = output(home.path(), &["evaluate", &one, "--metric", "accuracy"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert_eq!(
+        output(home.path(), &["evaluate", &one, "--metric", "bleu"])
+            .status
+            .code(),
+        Some(2)
+    );
+
+    let file = home.path().join("run.csv");
+    let exported = json(
+        home.path(),
+        &["runs", "export", &one, "--to", file.to_str().unwrap(), "--as", "csv"],
+    );
+    assert_eq!(exported["episodes"], 3);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("question_id,question,status,answer,gold_answer,em,f1,searches,took_ms\r\n"));
+    assert_eq!(text.matches("\r\n").count(), 4, "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_run_that_goes_on() {
+    let Some(home) = home() else { return };
+    let start = [
+        "run",
+        "--questions",
+        "factbook-dev",
+        "--corpus",
+        "factbook",
+        "--agent",
+        "search-o1",
+        "--limit",
+        "40",
+    ];
+    let mut child = rag_gym(home.path(), &start)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Until the run's row is there, at most.
+    let began = Instant::now();
+    while json(home.path(), &["runs", "list"])[0]["run"].is_null() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let runs = json(home.path(), &["runs", "list"]);
+    assert_eq!(runs[0]["status"], "stopped", "{runs}");
+}
+
 /// 50 kills at random moments, over as many runs as that takes; each run ends with the rows of a run
 /// that nobody disturbed.
 #[test]

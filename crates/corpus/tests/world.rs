@@ -151,3 +151,38 @@ fn every_description_fits_one_place() {
         assert_eq!(places, [answer.as_str()], "{label}{value}");
     }
 }
+
+#[test]
+fn a_capital_is_called_one_in_its_own_passage_only() {
+    for passage in world_passages().iter().filter(|p| !p.title.ends_with(": Government")) {
+        assert!(!passage.text.contains("(capital)"), "{}", passage.id);
+    }
+}
+
+#[test]
+fn wordings_can_be_read_and_aliases_are_names() {
+    for q in Split::ALL.into_iter().flat_map(world_questions) {
+        let text = &q.question.text;
+        // "How many square kilometres does the country that … shares its longest border with cover?"
+        let clause = text
+            .split_once("shares its longest border with")
+            .map_or("", |(_, rest)| rest);
+        let ended = clause.trim_end_matches(['?', '.']).is_empty();
+        assert!(ended || q.kind.as_deref() == Some("superlative"), "{text}");
+        assert!(!text.contains(" in Romanian"), "{text}");
+        for answer in &q.gold.answers {
+            let first = answer.split(' ').next().expect("an answer");
+            let lower = ["of", "and", "or", "minister", "republic"];
+            assert!(
+                !lower.contains(&first.to_lowercase().as_str()) || first == "Republic",
+                "{text} {answer}"
+            );
+        }
+    }
+    let president = Split::ALL
+        .into_iter()
+        .flat_map(world_questions)
+        .find(|q| q.gold.answers[0].contains("NISHANI"))
+        .expect("Albania's head of state is asked for");
+    assert_eq!(president.gold.answers[1], "Bujar NISHANI");
+}

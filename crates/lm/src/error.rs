@@ -29,7 +29,13 @@ impl LmError {
     pub(crate) fn corrupt(what: impl Into<String>, message: impl std::fmt::Display) -> LmError {
         LmError::Corrupt {
             what: what.into(),
-            message: message.to_string(),
+            // A damaged file may have put anything into it.
+            message: message
+                .to_string()
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(300)
+                .collect(),
         }
     }
 }

@@ -26,13 +26,35 @@ impl Store {
         created_at: &str,
         passages: impl IntoIterator<Item = std::result::Result<Passage, E>>,
     ) -> Result<Corpus> {
+        self.fill_corpus(name, format, created_at, |add| {
+            for (record, passage) in (1..).zip(passages) {
+                let passage = passage.map_err(|error| Error::Import {
+                    name: name.into(),
+                    record,
+                    source: error.into(),
+                })?;
+                add(passage)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores every passage that `fill` hands to its argument, one at a time, or none if it fails.
+    pub fn fill_corpus<E: From<Error>>(
+        &self,
+        name: &str,
+        format: &str,
+        created_at: &str,
+        fill: impl FnOnce(&mut dyn FnMut(Passage) -> Result<()>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Corpus, E> {
         let attempted = format!("storing corpus `{name}`");
         self.write(&attempted, |transaction| {
             if find(transaction, name)?.is_some() {
                 return Err(Error::Exists {
                     what: "corpus",
                     name: name.into(),
-                });
+                }
+                .into());
             }
             transaction
                 .execute(
@@ -43,12 +65,7 @@ impl Store {
             let corpus_key = transaction.last_insert_rowid();
             let mut hash = sql::ContentHash::default();
             let mut count = 0;
-            for passage in passages {
-                let passage = passage.map_err(|error| Error::Import {
-                    name: name.into(),
-                    record: count + 1,
-                    source: error.into(),
-                })?;
+            fill(&mut |passage| {
                 [&passage.id, &passage.title, &passage.text]
                     .into_iter()
                     .for_each(|field| hash.add(field));
@@ -59,15 +76,13 @@ impl Store {
                     params![corpus_key, passage.id, passage.title, passage.text],
                 );
                 match inserted {
-                    Err(error) if is_duplicate(&error) => {
-                        return Err(Error::DuplicateId {
-                            name: name.into(),
-                            id: passage.id,
-                        });
-                    }
-                    other => other.attempt(&attempted)?,
-                };
-            }
+                    Err(error) if is_duplicate(&error) => Err(Error::DuplicateId {
+                        name: name.into(),
+                        id: passage.id,
+                    }),
+                    other => other.attempt(&attempted).map(|_| ()),
+                }
+            })?;
             let content_hash = hash.finish();
             transaction
                 .execute(

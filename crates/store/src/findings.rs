@@ -1,5 +1,7 @@
 //! The reader's answers, kept so that the same reading is done once.
 
+use rusqlite::Connection;
+
 use crate::error::Attempt;
 use crate::{Result, Store, sql};
 
@@ -16,11 +18,15 @@ impl Store {
 
     /// Adds or replaces.
     pub fn put_finding(&self, key: &str, text: &str) -> Result<()> {
-        let sql = "INSERT INTO finding (key, finding) VALUES (?1, ?2)
-                   ON CONFLICT (key) DO UPDATE SET finding = excluded.finding";
-        sql::execute(&self.lock(), sql, [key, text]).attempt("storing a finding")?;
-        Ok(())
+        put(&self.lock(), key, text)
     }
+}
+
+pub(crate) fn put(connection: &Connection, key: &str, text: &str) -> Result<()> {
+    let sql = "INSERT INTO finding (key, finding) VALUES (?1, ?2)
+               ON CONFLICT (key) DO UPDATE SET finding = excluded.finding";
+    sql::execute(connection, sql, [key, text]).attempt("storing a finding")?;
+    Ok(())
 }
 
 #[cfg(test)]

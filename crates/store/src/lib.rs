@@ -93,7 +93,11 @@ impl Store {
     }
 
     /// Runs `work` in one transaction; an error leaves nothing behind.
-    fn write<T>(&self, attempted: &str, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    fn write<T, E: From<Error>>(
+        &self,
+        attempted: &str,
+        work: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let mut connection = self.lock();
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)

@@ -9,18 +9,33 @@ use rusqlite::{Connection, Row, params};
 
 use crate::error::Attempt;
 use crate::verdicts::RUN_JUDGE;
-use crate::{Error, Result, Store, corpora, episodes, runs, sql, verdicts};
+use crate::{Error, Result, Store, corpora, episodes, findings, runs, sql, verdicts};
 
 impl Store {
     /// Stores the step and all its parts in one transaction. Appending a stored step again is harmless;
     /// appending another in its place, or after a gap, is refused.
     pub fn append_step(&self, run_id: &str, question_id: &QuestionId, step: &Step, took_ms: u64) -> Result<()> {
+        self.append_read_step(run_id, question_id, step, took_ms, None)
+    }
+
+    /// The same, with the reader's answer (key, text) that the step came to, for those who ask it again. Both
+    /// are kept or neither: a step that is played again after a kill must not find its own answer cached,
+    /// or it would count fewer tokens than an undisturbed one.
+    pub fn append_read_step(
+        &self,
+        run_id: &str,
+        question_id: &QuestionId,
+        step: &Step,
+        took_ms: u64,
+        finding: Option<(&str, &str)>,
+    ) -> Result<()> {
         let attempted = format!(
             "storing step {} of run `{run_id}`, question `{}`",
             step.step_idx, question_id.0
         );
         self.write(&attempted, |transaction| {
-            append(transaction, run_id, question_id, step, took_ms, &attempted)
+            append(transaction, run_id, question_id, step, took_ms, &attempted)?;
+            finding.map_or(Ok(()), |(key, text)| findings::put(transaction, key, text))
         })
     }
 
@@ -272,6 +287,18 @@ mod tests {
 
     use super::*;
     use crate::testing::{self, id};
+
+    #[test]
+    fn a_step_and_its_finding_are_kept_together() {
+        let (_dir, store) = testing::with_run();
+        let gap = store.append_read_step("r1", &id("q1"), &testing::step(1), 1, Some(("key", "Vienna")));
+        assert!(matches!(gap, Err(Error::StepGap { .. })));
+        assert_eq!(store.finding("key").unwrap(), None);
+        store
+            .append_read_step("r1", &id("q1"), &testing::step(0), 1, Some(("key", "Vienna")))
+            .unwrap();
+        assert_eq!(store.finding("key").unwrap().as_deref(), Some("Vienna"));
+    }
 
     #[test]
     fn replay_is_harmless_and_conflict_is_not() {

@@ -17,6 +17,8 @@ pub(crate) struct Recorder<'a> {
     pub judge: Option<&'a str>,
     pub step_started: Instant,
     pub n_candidates: u32,
+    /// What the reader came to in this step, stored with it: (key, text).
+    pub finding: Option<(String, String)>,
     pub forward: &'a mut dyn FnMut(AskEvent),
 }
 
@@ -24,7 +26,7 @@ impl Recorder<'_> {
     fn finding_key(&self, question: &str, query: &str, hits: &[Hit]) -> String {
         let passages: Vec<&str> = hits
             .iter()
-            .flat_map(|hit| [hit.passage.id.as_str(), hit.passage.text.as_str()])
+            .flat_map(|hit| [&hit.passage.id, &hit.passage.title, &hit.passage.text].map(String::as_str))
             .collect();
         let parts = serde_json::json!([self.reader, question, query, passages]).to_string();
         use sha2::Digest;
@@ -74,8 +76,10 @@ impl Observer for Recorder<'_> {
             },
             Event::StepFinished(step) => {
                 let took_ms = self.step_started.elapsed().as_millis() as u64;
+                let finding = self.finding.take();
+                let finding = finding.as_ref().map(|(key, text)| (key.as_str(), text.as_str()));
                 self.store
-                    .append_step(self.run, &self.labelled.question.id, step, took_ms)
+                    .append_read_step(self.run, &self.labelled.question.id, step, took_ms, finding)
                     .map_err(|error| EngineError::Failed {
                         engine: "store".into(),
                         message: error.to_string(),
@@ -98,10 +102,7 @@ impl Observer for Recorder<'_> {
     }
 
     fn store_finding(&mut self, question: &str, query: &str, hits: &[Hit], finding: &str) {
-        // Losing a cache entry costs time, not correctness.
-        let _ = self
-            .store
-            .put_finding(&self.finding_key(question, query, hits), finding);
+        self.finding = Some((self.finding_key(question, query, hits), finding.to_owned()));
     }
 }
 
@@ -193,8 +194,8 @@ impl Studio {
         on_event: &mut dyn FnMut(AskEvent),
     ) -> Result<()> {
         let started = Instant::now();
-        let model = self.model_row(&settings.model)?;
-        let reader = format!("{}|{}|{}", model.name, model.sha256, setting.agent.style());
+        // The file, not its name: another file may take the name over.
+        let reader = format!("{}|{}", self.model_row(&settings.model)?.sha256, setting.agent.style());
         let mut recorder = Recorder {
             store: self.store(),
             run,
@@ -203,6 +204,7 @@ impl Studio {
             judge: setting.judge.as_ref().map(|judge| judge.id()),
             step_started: started,
             n_candidates: settings.candidates,
+            finding: None,
             forward: on_event,
         };
         let steps = gym::run_episode(

@@ -4,6 +4,7 @@
 //! [`StudioError`]; they never see SQL, tensors or index files.
 
 mod ask;
+mod bench_retrieve;
 mod clock;
 mod endpoints;
 mod engines;
@@ -19,9 +20,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use bench_retrieve::{Recall, RetrievalBench};
 pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, Metric};
 pub use gym::Cancel;
 pub use lm::endpoint;
 pub use run::RunOptions;

@@ -133,27 +133,39 @@ impl Studio {
         cancel: &Cancel,
     ) -> Result<ImportView> {
         check_name(name)?;
-        let format = parse_format(format)?;
-        let mut passages = Vec::new();
-        let report = corpus::import_passages(
-            path,
-            format,
-            &mut |passage| {
-                passages.push(passage);
-                Ok(())
-            },
-            &mut |progress| on_progress(import_progress(name, &progress)),
-            &|| cancel.is_cancelled(),
-        )?;
-        if cancel.is_cancelled() {
-            return Err(StudioError::Cancelled);
-        }
-        self.add_corpus(name, &report.format.to_string(), &passages, cancel)?;
+        let format = match parse_format(format)? {
+            Some(format) => format,
+            None => corpus::detect(path)?,
+        };
+        let mut index = self.new_index(name, cancel)?;
+        let mut read = |doing: &str, on_record: &mut dyn FnMut(gym::Passage) -> std::result::Result<(), _>| {
+            let report = corpus::import_passages(
+                path,
+                Some(format),
+                on_record,
+                &mut |progress| on_progress(import_progress(&format!("{doing} {name}"), &progress)),
+                &|| cancel.is_cancelled(),
+            );
+            if cancel.is_cancelled() {
+                return Err(StudioError::Cancelled);
+            }
+            Ok(report?)
+        };
+        let report = read("indexing", &mut |passage| Ok(index.add(&passage)?))?;
+        index.commit()?;
+        // Read again rather than held in memory, and indexed first so that the database is kept waiting
+        // for the writing only.
+        let stored = self
+            .store()
+            .fill_corpus(name, &format.to_string(), &clock::now(), |add| {
+                read("storing", &mut |passage| Ok(add(passage)?)).map(|_| ())
+            });
+        self.keep_index_if(name, stored)?;
         Ok(import_view(name, report))
     }
 
-    /// Stores passages and their index. The index is built first, under its content's name, so that a
-    /// corpus that the store lists can always be searched.
+    /// Stores passages and their index. The index is built first, so that a corpus that the store lists can
+    /// always be searched.
     pub(crate) fn add_corpus(
         &self,
         name: &str,
@@ -161,41 +173,57 @@ impl Studio {
         passages: &[gym::Passage],
         cancel: &Cancel,
     ) -> Result<()> {
-        if passages.is_empty() {
-            return Err(StudioError::Invalid(format!(
-                "no passage was kept, so corpus `{name}` was not made"
-            )));
+        let mut index = self.new_index(name, cancel)?;
+        for passage in passages {
+            index.add(passage)?;
         }
-        let dir = self.index_dir(name);
+        index.commit()?;
+        let records = passages.iter().cloned().map(Ok::<_, std::convert::Infallible>);
+        let stored = self.store().create_corpus(name, format, &clock::now(), records);
+        self.keep_index_if(name, stored.map_err(StudioError::from))
+    }
+
+    /// The index of a corpus that is yet to be stored.
+    fn new_index(&self, name: &str, cancel: &Cancel) -> Result<retrieval::IndexBuilder> {
         if known(self.store().corpus(name))?.is_some() {
             return Err(StudioError::Invalid(format!(
                 "there is a corpus `{name}` already: choose another name, or remove it first"
             )));
         }
-        if dir.exists() {
-            // Left by a process that ended between index and row.
-            std::fs::remove_dir_all(&dir).map_err(|source| StudioError::File {
-                action: "remove",
-                path: dir.clone(),
-                source,
-            })?;
-        }
-        let mut builder = retrieval::IndexBuilder::create(&dir, cancel)?;
-        for passage in passages {
-            builder.add(passage)?;
-        }
-        builder.commit()?;
-        let records = passages.iter().cloned().map(Ok::<_, std::convert::Infallible>);
-        self.store().create_corpus(name, format, &clock::now(), records)?;
-        Ok(())
+        // Left by a process that ended between index and row.
+        self.remove_index(name)?;
+        Ok(retrieval::IndexBuilder::create(&self.index_dir(name), cancel)?)
     }
 
+    /// Drops the index of a corpus that could not be stored.
+    fn keep_index_if(&self, name: &str, stored: Result<store::Corpus>) -> Result<()> {
+        if stored.is_err() {
+            self.remove_index(name)?;
+        }
+        stored.map(|_| ())
+    }
+
+    fn remove_index(&self, name: &str) -> Result<()> {
+        let path = self.index_dir(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StudioError::File {
+                action: "remove",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// `split` keeps the questions that their publisher puts into that part.
+    #[expect(clippy::too_many_arguments, reason = "an import's options; hosts pass them through")]
     pub fn import_questions(
         &self,
         path: &Path,
         name: &str,
         corpus: Option<&str>,
         format: Option<&str>,
+        split: Option<&str>,
         on_progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<ImportView> {
@@ -205,24 +233,36 @@ impl Studio {
         }
         let format = parse_format(format)?;
         let mut questions = Vec::new();
-        let report = corpus::import_questions(
+        let mut seen = std::collections::BTreeSet::new();
+        let mut report = corpus::import_questions(
             path,
             format,
             &mut |question| {
-                questions.push(question);
+                seen.extend(question.split.clone());
+                if split.is_none() || question.split.as_deref() == split {
+                    questions.push(question);
+                }
                 Ok(())
             },
-            &mut |progress| on_progress(import_progress(name, &progress)),
+            &mut |progress| on_progress(import_progress(&format!("importing {name}"), &progress)),
             &|| cancel.is_cancelled(),
         )?;
         if cancel.is_cancelled() {
             return Err(StudioError::Cancelled);
         }
         if questions.is_empty() {
+            let found = if seen.is_empty() {
+                "its questions name none".into()
+            } else {
+                format!("it has {}", seen.into_iter().collect::<Vec<_>>().join(", "))
+            };
             return Err(StudioError::Invalid(format!(
-                "no question was kept, so set `{name}` was not made"
+                "{} has no split `{}`: {found}",
+                path.display(),
+                split.unwrap_or_default()
             )));
         }
+        report.kept = questions.len() as u64;
         if known(self.store().question_set(name))?.is_some() {
             return Err(StudioError::Invalid(format!(
                 "there is a question set `{name}` already: choose another name"
@@ -237,12 +277,7 @@ impl Studio {
         self.corpus_row(name)?;
         self.store().remove_corpus(name)?;
         lock(&self.inner.indexes).remove(name);
-        let dir = self.index_dir(name);
-        std::fs::remove_dir_all(&dir).map_err(|source| StudioError::File {
-            action: "remove",
-            path: dir,
-            source,
-        })
+        self.remove_index(name)
     }
 
     pub(crate) fn corpus_row(&self, name: &str) -> Result<store::Corpus> {
@@ -347,9 +382,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn import_progress(name: &str, progress: &corpus::Progress) -> Progress {
+fn import_progress(label: &str, progress: &corpus::Progress) -> Progress {
     Progress {
-        label: format!("importing {name}"),
+        label: label.into(),
         done: progress.bytes_read as f64,
         total: progress.bytes_total as f64,
     }

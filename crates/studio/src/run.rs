@@ -477,6 +477,46 @@ impl Studio {
         Ok(written)
     }
 
+    /// A line of cells for every question asked, under a header line (RFC 4180).
+    pub fn export_csv(&self, run: &str, out: &mut dyn std::io::Write) -> Result<u32> {
+        let header = [
+            "question_id",
+            "question",
+            "status",
+            "answer",
+            "gold_answer",
+            "em",
+            "f1",
+            "searches",
+            "took_ms",
+        ];
+        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        let rows = self.episodes(run)?.into_iter().map(|row| {
+            [
+                row.question_id,
+                row.question,
+                row.status,
+                row.answer.unwrap_or_default(),
+                row.gold_answer,
+                number(row.em),
+                number(row.f1),
+                row.searches.to_string(),
+                row.took_ms.to_string(),
+            ]
+        });
+        let mut written = 0;
+        for cells in std::iter::once(header.map(String::from)).chain(rows) {
+            let line: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
+            write!(out, "{}\r\n", line.join(",")).map_err(|source| StudioError::File {
+                action: "write",
+                path: "the export".into(),
+                source,
+            })?;
+            written += 1;
+        }
+        Ok(written - 1)
+    }
+
     /// All rows of a run as text, without times: equal for equal work.
     pub fn dump_run(&self, run: &str) -> Result<String> {
         Ok(self.store().dump_run(run)?)
@@ -486,6 +526,15 @@ impl Studio {
     pub fn integrity(&self) -> Result<String> {
         self.store().integrity_check()?;
         Ok("ok".into())
+    }
+}
+
+/// A cell, in quotes where it holds what would end it.
+fn csv_cell(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.into()
     }
 }
 
@@ -552,7 +601,9 @@ pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[
         status: EpisodeStatus::Finished,
         answer: answer.map(str::to_owned),
         termination: Some(termination),
-        em: known.then(|| metrics::exact_match(text, &labelled.gold)),
+        // No answer is wrong, even where the gold answer is nothing but an article ("A") and so normalises
+        // to nothing.
+        em: known.then(|| answer.map_or(0.0, |answer| metrics::exact_match(answer, &labelled.gold))),
         f1: known.then(|| metrics::token_f1(text, &labelled.gold)),
         accuracy: metrics::accuracy(text, &labelled.question, &labelled.gold),
         evidence_recall: metrics::evidence_recall(steps, &labelled.gold),
@@ -561,5 +612,35 @@ pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[
         usage: total_usage(steps),
         took_ms,
         error: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_scores_nothing_even_where_the_gold_answer_is_an_article() {
+        let labelled = LabelledQuestion {
+            question: gym::Question {
+                id: QuestionId("q".into()),
+                text: "Which option?".into(),
+                options: Vec::new(),
+            },
+            gold: gym::Gold {
+                answers: vec!["A".into()],
+                ..gym::Gold::default()
+            },
+            kind: None,
+            split: None,
+        };
+        let episode = finished_episode("r", &labelled, &[], 1);
+        assert_eq!((episode.em, episode.f1, episode.answer), (Some(0.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn cells_are_quoted_where_they_must_be() {
+        assert_eq!(csv_cell("plain text"), "plain text");
+        assert_eq!(csv_cell("a, \"b\"\nc"), "\"a, \"\"b\"\"\nc\"");
     }
 }

@@ -68,7 +68,12 @@ impl Studio {
             }
         }
         let path = self.home().join("models").join(MODEL.file);
-        if known(self.store().model(MODEL.name))?.is_none_or(|model| !Path::new(&model.path).is_file()) {
+        // A file of the user's under this name is the user's; ours is checked, since a damaged one answers nonsense.
+        let sound = |model: store::Model| {
+            let file = Path::new(&model.path);
+            Ok::<_, StudioError>(file.is_file() && (file != path || sha256(file)? == MODEL.sha256))
+        };
+        if !known(self.store().model(MODEL.name))?.map_or(Ok(false), sound)? {
             if !path.is_file() || sha256(&path)? != MODEL.sha256 {
                 self.fetch_model(&path, on_progress, cancel)?;
             }

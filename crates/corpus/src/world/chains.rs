@@ -8,6 +8,15 @@ use super::sections;
 /// The section group that lists a country's neighbours.
 pub(super) const BORDERS: &str = "Borders and elevation";
 
+/// What the almanac writes before a leader's name.
+#[rustfmt::skip]
+const TITLES: &[&str] = &[
+    "Amir", "Chairman", "Chancellor", "Confederation", "Council", "Duke", "Emperor", "Executive", "Government", "Grand",
+    "Interim", "King", "Leader", "Minister", "Ministers", "Pope", "Premier", "President", "Prime", "Prince", "Queen",
+    "Republic", "Secretary", "State", "Sultan", "Supreme", "Swiss", "and", "minister", "of", "or", "president", "prime",
+    "the",
+];
+
 /// "the country whose capital is Vienna".
 pub(super) fn describe(relation: Relation, value: &str) -> String {
     match relation {
@@ -24,7 +33,8 @@ pub(super) fn describe(relation: Relation, value: &str) -> String {
     }
 }
 
-/// "What is the capital of Austria?", in one of three wordings.
+/// "What is the capital of Austria?", in one of three wordings; one that ends in `what` where that is a
+/// clause, since "the country that … cover" cannot be read.
 pub(super) fn ask(relation: Relation, what: &str, wording: u64) -> String {
     let wordings: [String; 3] = match relation {
         Relation::Capital => [
@@ -78,12 +88,10 @@ pub(super) fn ask(relation: Relation, what: &str, wording: u64) -> String {
             format!("How many square kilometres does {what} cover in total?"),
         ],
     };
-    let [first, second, third] = wordings;
-    match wording % 3 {
-        0 => first,
-        1 => second,
-        _ => third,
-    }
+    let clause = what.ends_with(" with");
+    let in_order = (0..3).map(|n| &wordings[((wording % 3 + n) % 3) as usize]);
+    let fits = |text: &&String| !clause || text.trim_end_matches(['?', '.']).ends_with(what);
+    in_order.clone().find(fits).unwrap_or(&wordings[0]).clone()
 }
 
 /// One hop: what is looked up, what it yields, and where it stands.
@@ -147,16 +155,8 @@ pub(super) fn forms(relation: Relation, value: &str) -> Vec<String> {
             ]
         }
         Relation::ChiefOfState | Relation::HeadOfGovernment => {
-            let titles = [
-                "President ",
-                "Prime Minister ",
-                "Queen ",
-                "King ",
-                "Chancellor ",
-                "Premier ",
-            ];
-            let bare = titles.iter().find_map(|t| value.strip_prefix(t));
-            bare.map(str::to_owned).into_iter().collect()
+            let bare: Vec<&str> = value.split(' ').skip_while(|word| TITLES.contains(word)).collect();
+            (!bare.is_empty()).then(|| bare.join(" ")).into_iter().collect()
         }
         _ => Vec::new(),
     };

@@ -89,7 +89,9 @@ impl Relation {
                 if text.contains([';', ':']) || text.starts_with("none") {
                     return None;
                 }
-                text.split(" (").next()?.to_owned()
+                let name = text.split(" (").next()?;
+                // "Chisinau in Romanian (Kishinev in Russian)".
+                name.split(" in ").next()?.to_owned()
             }
             Relation::HighestPoint => {
                 let name = text

@@ -52,7 +52,12 @@ pub(super) fn passages(place: &Place) -> Vec<Passage> {
                 continue;
             };
             let label = field.replace(" - ", ", ");
-            let sentence = shorten(&format!("{label}: {}", flatten(value).trim_end_matches('.')));
+            let mut value = flatten(value);
+            if *field == "Major urban areas - population" {
+                // That a city is the capital stands in one passage only, so that a question needs it.
+                value = value.replace(" (capital)", "");
+            }
+            let sentence = shorten(&format!("{label}: {}", value.trim_end_matches('.')));
             let words = |s: &str| s.split_whitespace().count();
             let current = chunks.last_mut().expect("starts with one");
             if words(current) + words(&sentence) > PASSAGE_WORDS {
