@@ -23,10 +23,11 @@ const MAY_KNOW: [(&str, &[&str]); 9] = [
 ];
 
 /// Heavy dependencies, by the start of their name, and the one package that may name them.
-const QUARANTINE: [(&str, &str); 4] = [
+const QUARANTINE: [(&str, &str); 5] = [
     ("tantivy", "retrieval"),
     ("candle", "lm"),
     ("rusqlite", "store"),
+    ("ureq", "lm"),
     ("tauri", SHELL),
 ];
 

@@ -139,8 +139,10 @@ pub enum FinishReason {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub text: String,
+    /// Empty where a server does not name them.
     pub token_ids: Vec<u32>,
-    /// Natural log, at temperature 1, before any truncation of the distribution; same length as `token_ids`.
+    /// Natural log, at temperature 1, before any truncation of the distribution; one per token, none
+    /// where a server does not give them.
     pub token_logprobs: Vec<f32>,
     pub finish: FinishReason,
 }

@@ -18,6 +18,9 @@ pub enum LmError {
     Template(#[source] minijinja::Error),
     #[error("grammar: {0}")]
     Grammar(String),
+    /// A server that cannot be used as it was described. Never names the key.
+    #[error("endpoint {url}: {message}")]
+    Endpoint { url: String, message: String },
     #[error("computation failed")]
     Compute(#[from] candle_core::Error),
 }

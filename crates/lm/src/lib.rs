@@ -1,11 +1,13 @@
-//! Local language models: GGUF files, tokenizer, chat template, decoder, sampling, grammars, LoRA.
+//! Language models: local ones (GGUF files, tokenizer, chat template, decoder, sampling, grammars, LoRA)
+//! and those behind a server ([`endpoint`]).
 //!
-//! Everything runs on the processor and blocks; the caller brings threads and seeds. This crate
-//! downloads nothing and knows nothing about agents: it turns a [`gym::Generation`] into samples.
+//! Everything blocks; the caller brings threads and seeds. This crate downloads nothing, connects only
+//! to an endpoint's URL, and knows nothing about agents: it turns a [`gym::Generation`] into samples.
 
 pub mod attention;
 pub mod chat;
 pub mod decoder;
+pub mod endpoint;
 pub mod error;
 pub mod gguf;
 pub mod grammar;
