@@ -83,6 +83,9 @@ pub enum Command {
     /// Model files
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Models behind a server
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
     /// Bring the runs of another home into this one
     Merge { home2: PathBuf },
     /// Versions, threads, memory, models, database integrity
@@ -160,6 +163,35 @@ pub enum ModelsCommand {
     /// Forget a model; its file stays
     Remove {
         name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum EndpointCommand {
+    /// Register a model behind an OpenAI-compatible server; `models` lists, shows and removes it
+    Add {
+        name: String,
+        /// Up to the version, such as http://localhost:8000/v1
+        #[arg(long)]
+        url: String,
+        /// The model's name on the server
+        #[arg(long)]
+        model: String,
+        /// The environment variable that holds the key; the key itself is never stored
+        #[arg(long, value_name = "VAR")]
+        key_env: Option<String>,
+        /// Tokens of prompt and completion together [default: asked from the server]
+        #[arg(long, value_name = "TOKENS")]
+        context: Option<usize>,
+        /// Let the server apply the chat template; the default
+        #[arg(long, conflicts_with = "completions")]
+        chat: bool,
+        /// Send plain text, for base models
+        #[arg(long)]
+        completions: bool,
+        /// Constrain compact prompts with llama.cpp's `grammar` field
+        #[arg(long)]
+        grammar: bool,
     },
 }
 

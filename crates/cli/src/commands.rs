@@ -6,10 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use studio::endpoint::{Route, Settings};
 use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, RunRequest, RunView};
 use studio::{Cancel, RunOptions, Studio};
 
-use crate::arguments::{Arguments, Command, CorpusCommand, ModelsCommand, QuestionsCommand, RunsCommand};
+use crate::arguments::{
+    Arguments, Command, CorpusCommand, EndpointCommand, ModelsCommand, QuestionsCommand, RunsCommand,
+};
 use crate::output::{self, Progress, line, note};
 
 pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
@@ -83,6 +86,29 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             line(&serde_json::to_string_pretty(&evaluation)?)
         }
         Command::Models(command) => models(&studio, command, as_json),
+        Command::Endpoint(EndpointCommand::Add {
+            name,
+            url,
+            model,
+            key_env,
+            context,
+            chat: _,
+            completions,
+            grammar,
+        }) => {
+            let route = if completions { Route::Completions } else { Route::Chat };
+            let settings = Settings {
+                url,
+                model,
+                key_env,
+                context_tokens: context,
+                route,
+                grammar,
+            };
+            let added = studio.add_endpoint(&name, settings, cancel)?;
+            added.notes.iter().for_each(|text| note(&format!("note: {text}")));
+            output::json(&model_json(&studio, &name)?)
+        }
         Command::Merge { home2 } => {
             let report = studio.merge(&home2)?;
             let value = json!({"runs": report.runs, "episodes": report.episodes, "corpora": report.corpora, "question_sets": report.question_sets});
@@ -301,12 +327,21 @@ fn models(studio: &Studio, command: ModelsCommand, as_json: bool) -> Result<()> 
             })
         }
         ModelsCommand::Add { path, name } => output::json(&studio.add_model(&path, &name)?),
-        ModelsCommand::Show { name } => output::json(&studio.model(&name)?),
+        ModelsCommand::Show { name } => output::json(&model_json(studio, &name)?),
         ModelsCommand::Remove { name } => {
             studio.remove_model(&name)?;
             done(as_json, "removed", &name)
         }
     }
+}
+
+/// A model's row; an endpoint's with its settings.
+fn model_json(studio: &Studio, name: &str) -> Result<Value> {
+    let mut model = serde_json::to_value(studio.model(name)?)?;
+    if let Some(settings) = studio.endpoint(name)? {
+        model["endpoint"] = serde_json::to_value(settings)?;
+    }
+    Ok(model)
 }
 
 fn done(as_json: bool, what: &str, name: &str) -> Result<()> {

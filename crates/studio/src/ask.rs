@@ -193,7 +193,8 @@ impl Studio {
         on_event: &mut dyn FnMut(AskEvent),
     ) -> Result<()> {
         let started = Instant::now();
-        let reader = format!("{}|{}", settings.model, setting.agent.style());
+        let model = self.model_row(&settings.model)?;
+        let reader = format!("{}|{}|{}", model.name, model.sha256, setting.agent.style());
         let mut recorder = Recorder {
             store: self.store(),
             run,

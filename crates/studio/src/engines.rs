@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gym::{Agent, AgentKind, EpisodeConfig, EvidenceJudge, Judge, LabelledQuestion, PromptStyle, Sampling};
 
 use crate::view::AgentSettings;
-use crate::{Result, Studio, StudioError, lock};
+use crate::{Result, Studio, StudioError, endpoints, lock};
 
 /// Models from this size on follow the full prompts.
 const FULL_PROMPT_PARAMETERS: u64 = 2_500_000_000;
@@ -16,7 +16,7 @@ const READER_TOKENS: usize = 40;
 /// Settings, checked and resolved.
 pub(crate) struct Setting {
     pub agent: Agent,
-    pub model: Arc<lm::LocalModel>,
+    pub model: Arc<dyn gym::LanguageModel>,
     pub index: Arc<retrieval::Bm25Index>,
     pub judge: Option<Box<dyn Judge>>,
     pub config: EpisodeConfig,
@@ -58,7 +58,9 @@ impl Studio {
         let mut settings = settings.clone();
         let _: AgentKind = parse(&settings.agent)?;
         let model = self.model_row(&settings.model)?;
-        let compact = model.parameters < FULL_PROMPT_PARAMETERS;
+        // Servers seldom tell a model's size; who runs one seldom has a small model on it.
+        let unknown = model.kind == endpoints::KIND && model.parameters == 0;
+        let compact = model.parameters < FULL_PROMPT_PARAMETERS && !unknown;
         let prompt = settings
             .prompt
             .get_or_insert_with(|| if compact { "compact" } else { "full" }.into());
@@ -119,14 +121,17 @@ impl Studio {
         })
     }
 
-    /// A model, read from disk once.
-    fn load(&self, name: &str) -> Result<Arc<lm::LocalModel>> {
+    /// A model, read from disk or connected to once.
+    fn load(&self, name: &str) -> Result<Arc<dyn gym::LanguageModel>> {
         let mut models = lock(&self.inner.models);
         if let Some(model) = models.get(name) {
             return Ok(model.clone());
         }
         let row = self.model_row(name)?;
-        let model = Arc::new(lm::LocalModel::open(Path::new(&row.path))?);
+        let model: Arc<dyn gym::LanguageModel> = match endpoints::settings(&row)? {
+            Some(settings) => Arc::new(endpoints::open(settings)?),
+            None => Arc::new(lm::LocalModel::open(Path::new(&row.path))?),
+        };
         models.insert(name.into(), model.clone());
         Ok(model)
     }

@@ -5,6 +5,7 @@
 
 mod ask;
 mod clock;
+mod endpoints;
 mod engines;
 mod error;
 mod evaluate;
@@ -18,9 +19,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::Evaluation;
 pub use gym::Cancel;
+pub use lm::endpoint;
 pub use run::RunOptions;
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
@@ -35,7 +38,7 @@ struct Inner {
     home: PathBuf,
     store: store::Store,
     /// Loaded models and open indexes, by name.
-    models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
+    models: Mutex<HashMap<String, Arc<dyn gym::LanguageModel>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
 }

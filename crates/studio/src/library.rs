@@ -8,7 +8,7 @@ use crate::view::{
     CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionSetView, QuestionView, Rejected,
     SearchView, TermView,
 };
-use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
+use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, show};
 
 impl Studio {
     /// The state of the program in one value.
@@ -309,7 +309,10 @@ impl Studio {
     }
 }
 
-fn model_view(model: store::Model) -> ModelView {
+fn model_view(mut model: store::Model) -> ModelView {
+    if let Ok(Some(settings)) = endpoints::settings(&model) {
+        model.path = settings.url;
+    }
     let file_bytes = std::fs::metadata(&model.path).map_or(0.0, |meta| meta.len() as f64);
     ModelView {
         name: model.name,

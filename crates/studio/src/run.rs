@@ -11,7 +11,7 @@ use store::EpisodeStatus;
 
 use crate::library::known;
 use crate::view::{AgentSettings, EpisodeRow, EpisodeView, IntervalView, JobView, RunRequest, RunView};
-use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
+use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, show};
 
 /// Which questions of a set a run takes, and how many at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub(crate) struct Job {
 struct RunConfig {
     settings: AgentSettings,
     model_sha256: String,
+    /// Where the model was, if behind a server: the URL is no part of the configuration's hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoint: Option<lm::endpoint::Settings>,
     corpus_hash: String,
     question_set_hash: Option<String>,
 }
@@ -49,21 +52,25 @@ impl Studio {
         set: Option<&store::QuestionSet>,
         settings: &AgentSettings,
     ) -> Result<store::Run> {
-        let config = RunConfig {
+        let model = self.model_row(&settings.model)?;
+        let mut config = RunConfig {
             settings: settings.clone(),
-            model_sha256: self.model_row(&settings.model)?.sha256,
+            endpoint: None,
             corpus_hash: self.corpus_row(&settings.corpus)?.content_hash,
             question_set_hash: set.map(|set| set.content_hash.clone()),
+            model_sha256: model.sha256.clone(),
         };
-        let config = serde_json::to_value(config).expect("the configuration is plain data");
+        let value = |config: &RunConfig| serde_json::to_value(config).expect("the configuration is plain data");
+        let hashed = value(&config).to_string();
+        config.endpoint = endpoints::settings(&model)?;
         let run = store::Run {
             id: id.unwrap_or_else(clock::run_id),
             name: name.into(),
             status: store::RunStatus::Running,
             question_set: set.map(|set| set.name.clone()),
             corpus: Some(settings.corpus.clone()),
-            config_hash: format!("{:016x}", Seed(0).derive_str(&config.to_string()).0),
-            config,
+            config_hash: format!("{:016x}", Seed(0).derive_str(&hashed).0),
+            config: value(&config),
             code_version: env!("CARGO_PKG_VERSION").into(),
             shard: None,
             error: None,
@@ -215,7 +222,7 @@ impl Studio {
         let model = self.model_row(&settings.model)?;
         if model.sha256 != config.model_sha256 {
             return Err(StudioError::Invalid(format!(
-                "run `{run}` began with another file under the name `{}`: put that file back, or start a new run",
+                "run `{run}` began with another model under the name `{}`: put that one back, or start a new run",
                 settings.model
             )));
         }
