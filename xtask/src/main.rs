@@ -7,6 +7,7 @@
 
 mod model;
 mod page;
+mod peers;
 mod step;
 mod system;
 
@@ -75,9 +76,18 @@ fn open_window(arguments: &[String]) -> Result<()> {
 /// Extra arguments go to `cargo test`, and then only the Rust tests run.
 fn test(arguments: &[String]) -> Result<()> {
     setup()?;
+    let mut peer_python = None;
+    step("llama.cpp's server, to test against", || {
+        peer_python = peers::ensure()?;
+        Ok(())
+    })?;
     step("Rust tests", || {
         let mut command = cargo(["test", "--workspace"]);
-        run(with_model(&mut command).args(arguments))
+        with_model(&mut command);
+        if let Some(python) = &peer_python {
+            command.env(peers::VARIABLE, python);
+        }
+        run(command.args(arguments))
     })?;
     if !arguments.is_empty() {
         return Ok(());
