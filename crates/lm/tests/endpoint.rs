@@ -229,6 +229,16 @@ fn lasting_errors_end_with_the_server_s_words_and_without_the_key() {
     );
     assert!(server.requests.lock().unwrap().len() > 1);
 
+    let server = serve(|_, stream| {
+        stream_head(stream);
+        event(
+            stream,
+            &json!({"error": {"message": format!("no {KEY} fits here either")}}).to_string(),
+        )
+    });
+    let said = message(generate(&open(&server, 5000, 500), &request(1)).0, &server);
+    assert!(said.contains("gave up: no [key] fits here either"), "{said}");
+
     let server = serve(|_, stream| reply(stream, "401 Unauthorized", "", r#"{"error": "who are you"}"#));
     let said = message(generate(&open(&server, 5000, 5000), &request(1)).0, &server);
     assert!(said.contains("who are you") && said.contains("--key-env"), "{said}");

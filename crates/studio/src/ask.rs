@@ -194,8 +194,9 @@ impl Studio {
         on_event: &mut dyn FnMut(AskEvent),
     ) -> Result<()> {
         let started = Instant::now();
-        // The file, not its name: another file may take the name over.
-        let reader = format!("{}|{}", self.model_row(&settings.model)?.sha256, setting.agent.style());
+        // The file too, not the name alone: another file may take the name over.
+        let model = self.model_row(&settings.model)?;
+        let reader = format!("{}|{}|{}", model.name, model.sha256, setting.agent.style());
         let mut recorder = Recorder {
             store: self.store(),
             run,

@@ -191,12 +191,17 @@ impl Http {
         }
     }
 
-    /// A server's words: short, on one line, and without the key that some servers repeat.
-    pub fn quoted(&self, text: &str) -> String {
-        let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        if let Some(key) = self.key.as_deref().filter(|key| !key.is_empty()) {
-            text = text.replace(key, "[key]");
+    /// Without the key, which some servers repeat.
+    pub fn without_key(&self, text: &str) -> String {
+        match self.key.as_deref() {
+            Some(key) if !key.is_empty() => text.replace(key, "[key]"),
+            _ => text.to_owned(),
         }
+    }
+
+    /// A server's words: short, on one line, and without the key.
+    fn quoted(&self, text: &str) -> String {
+        let text = self.without_key(&text.split_whitespace().collect::<Vec<_>>().join(" "));
         match text.char_indices().nth(QUOTED_CHARS) {
             Some((at, _)) => format!("{}…", &text[..at]),
             None => text,

@@ -279,7 +279,7 @@ impl Endpoint {
     fn failed(&self, message: String) -> EngineError {
         EngineError::Failed {
             engine: format!("endpoint {} (`{}`)", self.settings.url, self.settings.model),
-            message,
+            message: self.http.without_key(&message),
         }
     }
 

@@ -44,10 +44,8 @@ impl Choices {
         on_text: &mut dyn FnMut(usize, &str) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         if reply.get("error").is_some_and(|error| !error.is_null()) {
-            return Err(Fault::passing(format!(
-                "the server gave up: {}",
-                said(reply).unwrap_or("no reason given")
-            )));
+            let said: String = said(reply).unwrap_or("no reason given").chars().take(300).collect();
+            return Err(Fault::passing(format!("the server gave up: {said}")));
         }
         self.usages.extend(usage(reply));
         for part in reply.get("choices").and_then(Value::as_array).into_iter().flatten() {
