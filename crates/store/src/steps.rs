@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gym::episode::Step;
-use gym::{Candidate, Hit, Passage, QuestionId};
+use gym::{Candidate, Hit, Opinion, Passage, QuestionId};
 use rusqlite::{Connection, Row, params};
 
 use crate::error::Attempt;
@@ -24,7 +24,8 @@ impl Store {
         })
     }
 
-    /// The steps as they were appended, passages resolved from the run's corpus.
+    /// The steps as they were appended, passages resolved from the run's corpus; their opinions are among
+    /// [`Store::verdicts`].
     pub fn steps(&self, run_id: &str, question_id: &QuestionId) -> Result<Vec<Step>> {
         let connection = self.lock();
         episodes::require(&connection, run_id, question_id)?;
@@ -136,13 +137,18 @@ fn append(
     if let Some(verdict) = &step.verdict {
         verdicts::put(connection, run_id, question_id, step_idx, RUN_JUDGE, verdict, 0)?;
     }
+    for Opinion { judge_id, verdict } in &step.opinions {
+        verdicts::put(connection, run_id, question_id, step_idx, judge_id, verdict, 0)?;
+    }
     Ok(())
 }
 
-/// Equal but for what a cache saved, which depends on what ran before.
+/// Equal but for what a cache saved, which depends on what ran before, and for opinions, which are not read
+/// back with their step.
 fn same(old: &Step, new: &Step) -> bool {
     let mut old = old.clone();
     old.usage.cached = new.usage.cached;
+    old.opinions = new.opinions.clone();
     old == *new
 }
 
@@ -216,6 +222,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Step)> {
         candidates: Vec::new(),
         chosen: sql::unsigned(row, "chosen")? as usize,
         verdict: None,
+        opinions: Vec::new(),
         hits: Vec::new(),
         finding: row.get("finding")?,
         usage: episodes::read_usage(row)?,
@@ -404,6 +411,7 @@ mod tests {
         )
             .prop_map(
                 |((truncated, prompt, dropped), (candidates, chosen, verdict), (hits, finding, usage))| Step {
+                    opinions: Vec::new(),
                     step_idx: 0,
                     truncated,
                     prompt,

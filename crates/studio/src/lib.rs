@@ -8,6 +8,7 @@ mod clock;
 mod engines;
 mod error;
 mod evaluate;
+mod judges;
 mod library;
 mod run;
 mod setup;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use error::StudioError;
 pub use evaluate::Evaluation;
 pub use gym::Cancel;
+pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use run::RunOptions;
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
