@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use studio::JudgeSpec;
 use studio::view::AgentSettings;
 
 #[derive(Parser)]
@@ -86,6 +87,20 @@ pub enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Judge a stored run's candidates once more, without sampling; goes on where it was stopped
+    Annotate {
+        run: String,
+        /// evidence, llm:MODEL, rollout:M or rollout:M:em
+        #[arg(long, value_parser = judge)]
+        judge: String,
+    },
+    /// How far two judges of a run agree: pair accuracy, Kendall tau, Cohen kappa
+    Agreement {
+        run: String,
+        /// Two judges as in `annotate`, or a reward model, with a comma between
+        #[arg(long, value_parser = pair, value_name = "A,B")]
+        judges: (String, String),
+    },
     /// Model files
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -246,9 +261,17 @@ pub struct AgentOptions {
     max_tokens: u32,
     #[arg(long, default_value_t = 0)]
     seed: u32,
-    /// Who ranks the candidates: evidence (needs gold)
-    #[arg(long)]
+    /// Who judges the candidates: evidence (by gold passages), llm:MODEL (ranks them), rollout:M (mean F1 of
+    /// M continuations each; rollout:M:em for exact match)
+    #[arg(long, value_parser = judge)]
     judge: Option<String>,
+    /// A model of kind `reward`, which gives the rewards in the judge's place
+    #[arg(long, value_name = "MODEL")]
+    reward_model: Option<String>,
+    /// How a candidate is taken: by reward, by most samples, at random, or the first
+    /// [default: reward with a judge or reward model, else majority]
+    #[arg(long, value_parser = ["reward", "majority", "random", "first"])]
+    select: Option<String>,
 }
 
 impl AgentOptions {
@@ -265,7 +288,20 @@ impl AgentOptions {
             max_tokens: self.max_tokens,
             seed: self.seed,
             judge: self.judge,
+            reward_model: self.reward_model,
+            select: self.select,
         }
+    }
+}
+
+fn judge(text: &str) -> Result<String, studio::StudioError> {
+    text.parse::<JudgeSpec>().map(|spec| spec.to_string())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once(',') {
+        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(',') => Ok((a.into(), b.into())),
+        _ => Err("write two judges with a comma between, such as evidence,llm:MODEL".into()),
     }
 }
 

@@ -94,6 +94,27 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
                 line(&serde_json::to_string_pretty(&bench)?)
             }
         }
+        Command::Annotate { run, judge } => {
+            let mut progress = Progress::new();
+            let report = studio.annotate(&run, &judge, cancel, &mut |p| {
+                progress.show(&format!("{}: {} of {}", p.label, p.done, p.total));
+            })?;
+            drop(progress);
+            if as_json {
+                return output::json(&report);
+            }
+            line(&format!(
+                "{}: {} of {} states judged now, {} abstentions",
+                report.judge, report.judged, report.states, report.abstained
+            ))
+        }
+        Command::Agreement { run, judges: (a, b) } => {
+            let agreement = studio.agreement(&run, &a, &b)?;
+            if as_json {
+                return output::json(&agreement);
+            }
+            line(&serde_json::to_string_pretty(&agreement)?)
+        }
         Command::Models(command) => models(&studio, command, as_json),
         Command::Endpoint(EndpointCommand::Add {
             name,

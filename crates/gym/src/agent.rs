@@ -72,7 +72,7 @@ pub struct UnknownName {
     pub choices: String,
 }
 
-fn by_name<T: Copy>(
+pub(crate) fn by_name<T: Copy>(
     what: &'static str,
     name: &str,
     all: &[T],
@@ -122,7 +122,7 @@ macro_rules! templates {
     };
 }
 
-/// System messages are named by agent, user messages `history` and `reader-user`.
+/// System messages are named by who reads them; their user messages are `history`, `reader-user`, `judge-user`.
 const TEMPLATES: &[(&str, &str)] = templates![
     "direct.full.j2",
     "cot.full.j2",
@@ -143,6 +143,10 @@ const TEMPLATES: &[(&str, &str)] = templates![
     "history.compact.j2",
     "reader.compact.j2",
     "reader-user.compact.j2",
+    "judge.full.j2",
+    "judge-user.full.j2",
+    "judge.compact.j2",
+    "judge-user.compact.j2",
 ];
 
 /// Longest line of each part in constrained decoding.
@@ -151,16 +155,15 @@ const CLAIM_BYTES: usize = 200;
 const QUERY_BYTES: usize = 160;
 const ANSWER_BYTES: usize = 120;
 
-/// An agent with its prompts.
+/// The prompts of one style.
 #[derive(Clone, Debug)]
-pub struct Agent {
-    kind: AgentKind,
+pub(crate) struct Prompts {
     style: PromptStyle,
     templates: Environment<'static>,
 }
 
-impl Agent {
-    pub fn new(kind: AgentKind, style: PromptStyle) -> Agent {
+impl Prompts {
+    pub fn new(style: PromptStyle) -> Prompts {
         let mut templates = Environment::new();
         templates.set_syntax(
             SyntaxConfig::builder()
@@ -175,7 +178,72 @@ impl Agent {
                 .add_template(name, source)
                 .expect("built-in templates parse: a test renders each");
         }
-        Agent { kind, style, templates }
+        Prompts { style, templates }
+    }
+
+    /// A system and a user message, by the names of their templates.
+    pub fn messages(&self, system: &str, user: &str, values: Value) -> Prompt {
+        let message = |role, name: &str| Message {
+            role,
+            content: self.render(name, &values),
+        };
+        Prompt {
+            messages: vec![message(Role::System, system), message(Role::User, user)],
+        }
+    }
+
+    fn render(&self, name: &str, values: &Value) -> String {
+        let text = self
+            .templates
+            .get_template(&format!("{name}.{}.j2", self.style))
+            .and_then(|template| template.render(values))
+            .expect("built-in templates render: a test renders each");
+        text.trim_end().to_owned()
+    }
+}
+
+/// What the templates of histories need: the question and what was found so far.
+///
+/// `reads`: findings are shown, not passages.
+pub(crate) fn shown(state: &State, reads: bool) -> Value {
+    let history: Vec<Value> = state
+        .history
+        .iter()
+        .map(|turn| {
+            context! {
+                query => turn.query.as_str(),
+                finding => turn.finding.as_deref(),
+                passages => passages(&turn.hits),
+            }
+        })
+        .collect();
+    context! {
+        question => state.question.text.as_str(),
+        options => state
+            .question
+            .options
+            .iter()
+            .map(|option| context! { label => option.label.as_str(), text => option.text.as_str() })
+            .collect::<Vec<_>>(),
+        history => history,
+        reads => reads,
+        truncated => state.truncated,
+    }
+}
+
+/// An agent with its prompts.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    kind: AgentKind,
+    prompts: Prompts,
+}
+
+impl Agent {
+    pub fn new(kind: AgentKind, style: PromptStyle) -> Agent {
+        Agent {
+            kind,
+            prompts: Prompts::new(style),
+        }
     }
 
     pub fn kind(&self) -> AgentKind {
@@ -183,7 +251,7 @@ impl Agent {
     }
 
     pub fn style(&self) -> PromptStyle {
-        self.style
+        self.prompts.style
     }
 
     /// May take several search steps, each chosen by the model.
@@ -206,31 +274,13 @@ impl Agent {
 
     /// The messages for a state: instructions, then the question and its history.
     pub fn prompt(&self, state: &State) -> Prompt {
-        let history: Vec<Value> = state
-            .history
-            .iter()
-            .map(|turn| {
-                context! {
-                    query => turn.query.as_str(),
-                    finding => turn.finding.as_deref(),
-                    passages => passages(&turn.hits),
-                }
-            })
-            .collect();
-        let user = context! {
-            question => state.question.text.as_str(),
-            options => state
-                .question
-                .options
-                .iter()
-                .map(|option| context! { label => option.label.as_str(), text => option.text.as_str() })
-                .collect::<Vec<_>>(),
-            // Direct and CoT answer from memory.
-            history => if matches!(self.kind, AgentKind::Direct | AgentKind::Cot) { Vec::new() } else { history },
-            reads => self.reads(),
-            truncated => state.truncated,
+        // Direct and CoT answer from memory.
+        let values = if matches!(self.kind, AgentKind::Direct | AgentKind::Cot) {
+            context! { history => Vec::<Value>::new(), ..shown(state, false) }
+        } else {
+            shown(state, self.reads())
         };
-        self.messages(self.kind.name(), "history", user)
+        self.prompts.messages(self.kind.name(), "history", values)
     }
 
     /// What the answer to `reader_prompt` condenses: `hits` for `query`, in the light of the question.
@@ -240,31 +290,12 @@ impl Agent {
             query => query,
             passages => passages(hits),
         };
-        self.messages("reader", "reader-user", user)
-    }
-
-    fn messages(&self, system: &str, user: &str, values: Value) -> Prompt {
-        let message = |role, name: &str| Message {
-            role,
-            content: self.render(name, &values),
-        };
-        Prompt {
-            messages: vec![message(Role::System, system), message(Role::User, user)],
-        }
-    }
-
-    fn render(&self, name: &str, values: &Value) -> String {
-        let text = self
-            .templates
-            .get_template(&format!("{name}.{}.j2", self.style))
-            .and_then(|template| template.render(values))
-            .expect("built-in templates render: a test renders each");
-        text.trim_end().to_owned()
+        self.prompts.messages("reader", "reader-user", user)
     }
 
     /// The texts this agent may write in a state; `None` for the full style, whose JSON is free text.
     pub fn grammar(&self, state: &State) -> Option<Grammar> {
-        if self.style == PromptStyle::Full {
+        if self.style() == PromptStyle::Full {
             return None;
         }
         let literal = |text: &str| Grammar::Literal(text.into());
@@ -301,7 +332,7 @@ impl Agent {
     }
 
     pub fn reader_grammar(&self) -> Option<Grammar> {
-        (self.style == PromptStyle::Compact).then(|| {
+        (self.style() == PromptStyle::Compact).then(|| {
             Grammar::Sequence(vec![
                 Grammar::Literal("Found: ".into()),
                 Grammar::Line { max_bytes: CLAIM_BYTES },

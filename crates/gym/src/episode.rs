@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::judge::{Judge, Verdict};
+use crate::judge::{Judge, Opinion, RewardModel, Selection, Verdict, Visit, judging_seed, step_seed};
 use crate::{
-    Action, Cancel, Candidate, EngineError, Generation, Gold, Hit, LabelledQuestion, LanguageModel, Prompt, Retriever,
-    Sampling, Seed, State, TokenEvent, Usage, transition,
+    Action, Cancel, Candidate, EngineError, Generation, Hit, LabelledQuestion, LanguageModel, Prompt, Question,
+    Retriever, Sampling, Seed, State, TokenEvent, Usage, transition,
 };
 
 /// What stays the same over a run.
@@ -23,6 +23,8 @@ pub struct EpisodeConfig {
     pub reader_sampling: Sampling,
     /// Decode within the agent's action grammar.
     pub constrained: bool,
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// One step of an episode and all its parts.
@@ -38,7 +40,11 @@ pub struct Step {
     pub candidates: Vec<Candidate>,
     /// Index into `candidates`.
     pub chosen: usize,
+    /// By whatever gave the candidates their rewards: the reward model, else the judge.
     pub verdict: Option<Verdict>,
+    /// By the judge, where a reward model gave the rewards. Kept for reports; nothing is built on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opinions: Vec<Opinion>,
     /// What the chosen query retrieved; empty for answers.
     pub hits: Vec<Hit>,
     pub finding: Option<String>,
@@ -71,6 +77,10 @@ pub enum Event<'a> {
         dropped: &'a [String],
     },
     Token(TokenEvent),
+    /// The candidates are sampled; this reward model or judge looks at them now.
+    Judging {
+        judge_id: &'a str,
+    },
     Candidates {
         candidates: &'a [Candidate],
         chosen: usize,
@@ -107,6 +117,14 @@ pub struct Engines<'a> {
     pub reader: &'a dyn LanguageModel,
     pub retriever: &'a dyn Retriever,
     pub judge: Option<&'a dyn Judge>,
+    /// Gives the rewards in the judge's place, whose verdict is then kept beside.
+    pub reward_model: Option<&'a dyn RewardModel>,
+}
+
+/// Short answers of readers, by question, query and passages, from an earlier reading of the same.
+pub trait Findings: Send + Sync {
+    fn finding(&self, question: &str, query: &str, hits: &[Hit]) -> Option<String>;
+    fn keep(&self, question: &str, query: &str, hits: &[Hit], finding: &str);
 }
 
 /// Runs (or resumes, when `steps` is not empty) one episode; returns all its steps, old ones included.
@@ -121,30 +139,25 @@ pub fn run_episode(
     observer: &mut dyn Observer,
     cancel: &Cancel,
 ) -> Result<Vec<Step>, EngineError> {
-    let seed = seed.derive_str(&labelled.question.id.0);
-    let mut state = State::new(labelled.question.clone());
-    for step in &steps {
-        state = transition(&state, step.action(), step.hits.clone(), step.finding.clone());
-    }
+    let mut state = state_after(&labelled.question, &steps);
     while !ended(engines.agent, config, &steps) {
         cancel.check()?;
         let step_idx = steps.len() as u32;
         state.truncated = must_answer(engines.agent, config, &steps);
-        let step = run_step(
-            &state,
-            &labelled.gold,
-            step_idx,
-            config,
-            engines,
-            seed.derive(step_idx.into()),
-            observer,
-            cancel,
-        )?;
+        let seed = step_seed(seed, &labelled.question.id, step_idx);
+        let step = run_step(labelled, &steps, &state, config, engines, seed, observer, cancel)?;
         observer.on_event(Event::StepFinished(&step))?;
         state = transition(&state, step.action(), step.hits.clone(), step.finding.clone());
         steps.push(step);
     }
     Ok(steps)
+}
+
+/// The state that steps lead to.
+pub fn state_after(question: &Question, steps: &[Step]) -> State {
+    steps.iter().fold(State::new(question.clone()), |state, step| {
+        transition(&state, step.action(), step.hits.clone(), step.finding.clone())
+    })
 }
 
 /// Whether the next step may only answer: out of steps, or greedy decoding would repeat itself.
@@ -161,7 +174,7 @@ fn must_answer(agent: &Agent, config: &EpisodeConfig, steps: &[Step]) -> bool {
     steps.len() as u32 >= config.max_steps || greedy_repeat
 }
 
-fn ended(agent: &Agent, config: &EpisodeConfig, steps: &[Step]) -> bool {
+pub(crate) fn ended(agent: &Agent, config: &EpisodeConfig, steps: &[Step]) -> bool {
     let Some(last) = steps.last() else { return false };
     match last.action() {
         Action::Finish { .. } => true,
@@ -195,15 +208,16 @@ pub fn outcome(steps: &[Step]) -> (Option<&str>, Termination) {
     reason = "the parts of a step; a struct would be built at one call only"
 )]
 fn run_step(
+    labelled: &LabelledQuestion,
+    steps: &[Step],
     state: &State,
-    gold: &Gold,
-    step_idx: u32,
     config: &EpisodeConfig,
     engines: &Engines<'_>,
     seed: Seed,
     observer: &mut dyn Observer,
     cancel: &Cancel,
 ) -> Result<Step, EngineError> {
+    let step_idx = steps.len() as u32;
     let mut usage = Usage::default();
     let (prompt, dropped, mut candidates) = match engines.agent.fixed_action(state) {
         Some(action) => {
@@ -219,7 +233,9 @@ fn run_step(
                 .policy
                 .context_tokens()
                 .saturating_sub(config.sampling.max_tokens);
-            let (prompt, dropped) = fit(state, room, engines.policy, |state| engines.agent.prompt(state))?;
+            let (prompt, dropped) = fit("policy", state, room, engines.policy, |state| {
+                engines.agent.prompt(state)
+            })?;
             observer.on_event(Event::StepStarted {
                 step_idx,
                 prompt: Some(&prompt),
@@ -269,16 +285,21 @@ fn run_step(
     };
 
     // One candidate needs no ranking, but its verdict is still worth storing.
-    let verdict = match engines.judge {
-        Some(judge) => Some(judge.judge(state, gold, &candidates)?),
-        None => None,
+    let visit = Visit {
+        labelled,
+        steps,
+        state,
+        candidates: &candidates,
+        seed: judging_seed(seed),
+        cancel,
     };
+    let (verdict, opinions) = verdicts(&visit, engines, observer)?;
     if let Some(rewards) = verdict.as_ref().and_then(|verdict| verdict.rewards.as_ref()) {
         for (candidate, &reward) in candidates.iter_mut().zip(rewards) {
             candidate.reward = Some(reward);
         }
     }
-    let chosen = choose(&candidates);
+    let chosen = choose(&candidates, config.selection, seed);
     observer.on_event(Event::Candidates {
         candidates: &candidates,
         chosen,
@@ -304,10 +325,57 @@ fn run_step(
         candidates,
         chosen,
         verdict,
+        opinions,
         hits,
         finding,
         usage,
     })
+}
+
+/// The verdict that gives the rewards, and the one beside it.
+fn verdicts(
+    visit: &Visit<'_>,
+    engines: &Engines<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(Option<Verdict>, Vec<Opinion>), EngineError> {
+    let mut found = Vec::new();
+    if let Some(model) = engines.reward_model {
+        let judge_id = model.id();
+        observer.on_event(Event::Judging { judge_id })?;
+        visit.cancel.check()?;
+        let rewards = model.score(visit.state, visit.candidates)?;
+        found.push(Opinion {
+            judge_id: judge_id.into(),
+            verdict: Verdict {
+                rewards: Some(rewards),
+                rationale: None,
+            },
+        });
+    }
+    if let Some(judge) = engines.judge {
+        let judge_id = judge.id();
+        observer.on_event(Event::Judging { judge_id })?;
+        found.push(Opinion {
+            judge_id: judge_id.into(),
+            verdict: judge.judge(visit)?,
+        });
+    }
+    for Opinion { judge_id, verdict } in &found {
+        let rewards = verdict.rewards.as_deref();
+        if rewards.is_some_and(|rewards| {
+            rewards.len() != visit.candidates.len() || rewards.iter().any(|reward| !reward.is_finite())
+        }) {
+            return Err(EngineError::Failed {
+                engine: judge_id.clone(),
+                message: format!(
+                    "{rewards:?} is not one finite number for each of {} candidates",
+                    visit.candidates.len()
+                ),
+            });
+        }
+    }
+    let mut found = found.into_iter();
+    Ok((found.next().map(|first| first.verdict), found.collect()))
 }
 
 fn fixed_candidate(action: Action) -> Candidate {
@@ -324,7 +392,7 @@ fn fixed_candidate(action: Action) -> Candidate {
 }
 
 /// The reader's short answer to a query from its passages, from the cache if it was given before.
-fn read(
+pub(crate) fn read(
     state: &State,
     query: &str,
     hits: &[Hit],
@@ -388,7 +456,8 @@ fn read(
 
 /// Renders a prompt that fits `room` tokens by leaving out passages, oldest first; never the question
 /// or the instructions. Returns the ids of what was left out.
-fn fit(
+pub(crate) fn fit(
+    reader: &str,
     state: &State,
     room: usize,
     model: &dyn LanguageModel,
@@ -407,7 +476,7 @@ fn fit(
             Some(hit) => dropped.push(hit.passage.id.clone()),
             None => {
                 return Err(EngineError::PromptTooLong {
-                    model: "policy".into(),
+                    model: reader.into(),
                     tokens,
                     limit: room,
                 });
@@ -431,22 +500,40 @@ pub fn merge_duplicates(candidates: Vec<Candidate>) -> Vec<Candidate> {
     merged
 }
 
-/// The best candidate: well-formed first, then reward, then votes, then likelihood a token, then order.
-pub fn choose(candidates: &[Candidate]) -> usize {
-    let key = |candidate: &Candidate| {
-        let per_token = candidate.logprob() / candidate.token_logprobs.len().max(1) as f64;
-        (
-            !candidate.action.is_malformed(),
-            candidate.reward.unwrap_or(f64::NEG_INFINITY),
-            candidate.multiplicity,
-            per_token,
-        )
-    };
-    let mut best = 0;
-    for (idx, candidate) in candidates.iter().enumerate().skip(1) {
-        if key(candidate).partial_cmp(&key(&candidates[best])) == Some(std::cmp::Ordering::Greater) {
-            best = idx;
-        }
+/// The index of the candidate to take; `seed` is the step's.
+///
+/// Equal rewards are decided by votes, equal votes by likelihood a token, then by order.
+pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usize {
+    let mut eligible: Vec<usize> = (0..candidates.len())
+        .filter(|&idx| !candidates[idx].action.is_malformed())
+        .collect();
+    if eligible.is_empty() {
+        eligible = (0..candidates.len()).collect();
     }
-    best
+    let key = |candidate: &Candidate| {
+        let reward = candidate.reward.filter(|_| selection == Selection::Reward);
+        let per_token = candidate.logprob() / candidate.token_logprobs.len().max(1) as f64;
+        (reward.unwrap_or(f64::NEG_INFINITY), candidate.multiplicity, per_token)
+    };
+    match selection {
+        Selection::First => eligible[0],
+        Selection::Random => {
+            let samples: Vec<usize> = eligible
+                .into_iter()
+                .flat_map(|idx| std::iter::repeat_n(idx, candidates[idx].multiplicity as usize))
+                .collect();
+            samples[seed.derive_str("select").rng().below(samples.len())]
+        }
+        Selection::Majority | Selection::Reward => eligible
+            .into_iter()
+            .reduce(|best, idx| {
+                let better = key(&candidates[idx]).partial_cmp(&key(&candidates[best]));
+                if better == Some(std::cmp::Ordering::Greater) {
+                    idx
+                } else {
+                    best
+                }
+            })
+            .expect("a step has a candidate"),
+    }
 }

@@ -1,78 +1,15 @@
 //! Whole episodes with engines that answer from a script.
 
+mod scripted;
+
 use std::sync::{Arc, Mutex};
 
 use gym::{
-    Action, Agent, AgentKind, Cancel, EngineError, Engines, EpisodeConfig, Event, EvidenceJudge, FinishReason,
-    Generation, Gold, GoldPassage, Hit, Judge, LabelledQuestion, LanguageModel, Observer, Passage, Prompt, PromptStyle,
-    Question, QuestionId, Retriever, Sample, Sampling, Seed, State, Step, Termination, TokenEvent, Usage, outcome,
-    run_episode,
+    Action, Agent, AgentKind, Cancel, Candidate, EngineError, Engines, EpisodeConfig, Event, EvidenceJudge, Gold,
+    Judge, LabelledQuestion, LanguageModel, Observer, Opinion, PromptStyle, Retriever, RewardModel, Seed, Selection,
+    State, Step, SubQuestion, Termination, Visit, outcome, run_episode,
 };
-
-/// Writes what a function of the prompt's last message and the seed says; 1 token a byte.
-struct Script<F>(F, usize);
-
-impl<F: Fn(&str, Seed) -> String + Send + Sync> LanguageModel for Script<F> {
-    fn context_tokens(&self) -> usize {
-        self.1
-    }
-
-    fn count_tokens(&self, prompt: &Prompt) -> Result<usize, EngineError> {
-        Ok(prompt.messages.iter().map(|message| message.content.len()).sum())
-    }
-
-    fn generate(
-        &self,
-        request: &Generation,
-        cancel: &Cancel,
-        on_token: &mut dyn FnMut(TokenEvent),
-    ) -> Result<(Vec<Sample>, Usage), EngineError> {
-        cancel.check()?;
-        let user = &request.prompt.messages[1].content;
-        let samples = request.seeds.iter().enumerate().map(|(sample_idx, &seed)| {
-            let text = (self.0)(user, seed);
-            on_token(TokenEvent {
-                sample_idx,
-                text: text.clone(),
-            });
-            Sample {
-                text,
-                token_ids: vec![1],
-                token_logprobs: vec![-1.0],
-                finish: FinishReason::Stop,
-            }
-        });
-        Ok((
-            samples.collect(),
-            Usage {
-                prompt: 1,
-                cached: 0,
-                generated: 1,
-            },
-        ))
-    }
-}
-
-/// Finds the passages whose title is a word of the query.
-struct Titles(Vec<&'static str>);
-
-impl Retriever for Titles {
-    fn search(&self, query: &str, k: usize) -> Result<Vec<Hit>, EngineError> {
-        let found = self.0.iter().filter(|title| query.contains(**title)).take(k);
-        Ok(found
-            .zip(1..)
-            .map(|(title, rank)| Hit {
-                passage: Arc::new(Passage {
-                    id: format!("p-{title}"),
-                    title: (*title).into(),
-                    text: format!("About {title}."),
-                }),
-                score: 1.0 / rank as f32,
-                rank,
-            })
-            .collect())
-    }
-}
+use scripted::{RETRIEVER, Script, config, labelled};
 
 #[derive(Default)]
 struct Log {
@@ -85,6 +22,7 @@ impl Observer for Log {
         self.events.push(match event {
             Event::StepStarted { .. } => "started",
             Event::Token(_) => "token",
+            Event::Judging { .. } => "judging",
             Event::Candidates { .. } => "candidates",
             Event::Retrieved { .. } => "retrieved",
             Event::ReaderToken(_) => "reader token",
@@ -100,47 +38,6 @@ impl Observer for Log {
     }
 }
 
-fn labelled() -> LabelledQuestion {
-    LabelledQuestion {
-        question: Question {
-            id: QuestionId("q1".into()),
-            text: "Who made the Alpha of Beta?".into(),
-            options: Vec::new(),
-        },
-        gold: Gold {
-            answers: vec!["Gamma".into()],
-            passages: ["Alpha", "Beta"]
-                .map(|title| GoldPassage {
-                    title: title.into(),
-                    sentence: None,
-                })
-                .into(),
-            ..Gold::default()
-        },
-        kind: None,
-        split: None,
-    }
-}
-
-fn config(max_steps: u32, n_candidates: usize) -> EpisodeConfig {
-    let temperature = if n_candidates > 1 { 1.0 } else { 0.0 };
-    EpisodeConfig {
-        max_steps,
-        k: 3,
-        n_candidates,
-        sampling: Sampling {
-            temperature,
-            max_tokens: 10,
-            ..Sampling::default()
-        },
-        reader_sampling: Sampling {
-            max_tokens: 10,
-            ..Sampling::default()
-        },
-        constrained: true,
-    }
-}
-
 fn engines<'a>(agent: &'a Agent, policy: &'a dyn LanguageModel, retriever: &'a dyn Retriever) -> Engines<'a> {
     Engines {
         agent,
@@ -148,6 +45,7 @@ fn engines<'a>(agent: &'a Agent, policy: &'a dyn LanguageModel, retriever: &'a d
         reader: policy,
         retriever,
         judge: None,
+        reward_model: None,
     }
 }
 
@@ -183,8 +81,6 @@ fn good(kind: AgentKind) -> impl Fn(&str, Seed) -> String + Send + Sync {
         }
     }
 }
-
-const RETRIEVER: fn() -> Titles = || Titles(vec!["Alpha", "Beta"]);
 
 #[test]
 fn every_agent_answers_within_its_own_number_of_steps() {
@@ -382,16 +278,23 @@ fn a_cancelled_episode_stops_and_resumes() {
     }
 }
 
-#[test]
-fn the_evidence_judge_gives_the_documented_rewards() {
-    let judge = EvidenceJudge::new(Arc::new(RETRIEVER()), 3);
-    let LabelledQuestion { question, gold, .. } = labelled();
-    let search = |query: &str| Action::Search {
+fn search(query: &str) -> Action {
+    Action::Search {
         query: query.into(),
         predicted_answer: None,
-    };
-    let finish = |answer: &str| Action::Finish { answer: answer.into() };
-    let candidate = |action: Action| gym::Candidate {
+    }
+}
+
+fn finish(answer: &str) -> Action {
+    Action::Finish { answer: answer.into() }
+}
+
+fn malformed() -> Action {
+    Action::Malformed { reason: "x".into() }
+}
+
+fn candidate(action: Action) -> Candidate {
+    Candidate {
         text: String::new(),
         reasoning: None,
         action,
@@ -400,31 +303,45 @@ fn the_evidence_judge_gives_the_documented_rewards() {
         multiplicity: 1,
         redundant: false,
         reward: None,
+    }
+}
+
+/// The evidence judge's rewards, to six places.
+fn evidence_rewards(state: &State, gold: &Gold, actions: impl IntoIterator<Item = Action>) -> Option<Vec<f64>> {
+    let labelled = LabelledQuestion {
+        gold: gold.clone(),
+        ..labelled()
     };
+    let candidates: Vec<Candidate> = actions.into_iter().map(candidate).collect();
+    let visit = Visit {
+        labelled: &labelled,
+        steps: &[],
+        state,
+        candidates: &candidates,
+        seed: Seed(0),
+        cancel: &Cancel::default(),
+    };
+    let judge = EvidenceJudge::new(Arc::new(RETRIEVER()), 3);
+    let rewards = judge.judge(&visit).unwrap().rewards?;
+    Some(rewards.iter().map(|reward| (reward * 1e6).round() / 1e6).collect())
+}
+
+#[test]
+fn the_evidence_judge_gives_the_documented_rewards() {
+    let LabelledQuestion { question, gold, .. } = labelled();
     let actions = || {
-        vec![
+        [
             finish("Gamma"),
             finish("Delta"),
             search("Alpha"),
             search("Beta and Alpha"),
             search("Zeta"),
-            Action::Malformed { reason: "x".into() },
+            malformed(),
         ]
-        .into_iter()
-        .map(candidate)
-        .collect::<Vec<_>>()
-    };
-    let rewards = |state: &State, gold: &Gold| {
-        let rewards = judge.judge(state, gold, &actions()).unwrap().rewards?;
-        Some(
-            rewards
-                .iter()
-                .map(|reward| (reward * 1e6).round() / 1e6)
-                .collect::<Vec<_>>(),
-        )
     };
     let start = State::new(question);
-    assert_eq!(rewards(&start, &gold), Some(vec![0.6, 0.1, 0.95, 1.0, 0.3, 0.0]));
+    let rewards = |state: &State, gold: &Gold| evidence_rewards(state, gold, actions());
+    assert_eq!(rewards(&start, &gold), Some(vec![0.15, 0.05, 0.975, 1.0, 0.2, 0.0]));
     let hits = RETRIEVER().search("Alpha Beta", 3).unwrap();
     let sufficient = gym::transition(&start, &search("alpha"), hits, None);
     assert_eq!(rewards(&sufficient, &gold), Some(vec![1.0, 0.2, 0.1, 0.3, 0.3, 0.0]));
@@ -434,4 +351,190 @@ fn the_evidence_judge_gives_the_documented_rewards() {
     };
     assert_eq!(rewards(&start, &answers_only), Some(vec![1.0, 0.2, 0.5, 0.5, 0.5, 0.0]));
     assert_eq!(rewards(&start, &Gold::default()), None);
+}
+
+#[test]
+fn a_guess_before_the_evidence_ranks_below_any_new_query() {
+    let LabelledQuestion { question, gold, .. } = labelled();
+    let rewards = evidence_rewards(&State::new(question), &gold, [finish("Gamma"), search("Zeta")]).unwrap();
+    assert!(rewards[0] < rewards[1] && rewards[0] < 0.5, "{rewards:?}");
+}
+
+#[test]
+fn the_foundational_query_ranks_before_the_specific_one() {
+    let LabelledQuestion { question, gold, .. } = labelled();
+    let hop = |title: &str| SubQuestion {
+        question: String::new(),
+        answer: String::new(),
+        title: Some(title.into()),
+    };
+    let ordered = Gold {
+        sub_questions: vec![hop("Beta"), hop("Alpha")],
+        ..gold
+    };
+    let start = State::new(question);
+    let rewards = |state: &State| evidence_rewards(state, &ordered, [search("Alpha"), search("Beta")]).unwrap();
+    assert_eq!(rewards(&start), [0.875, 0.975]);
+    // Beta is found: Alpha is the next one.
+    let hits = RETRIEVER().search("Beta", 3).unwrap();
+    let later = gym::transition(&start, &search("Beta"), hits, None);
+    assert_eq!(rewards(&later), [1.0, 0.1]);
+}
+
+#[test]
+fn a_query_that_brings_nothing_new_ranks_below_one_that_does() {
+    let LabelledQuestion { question, mut gold, .. } = labelled();
+    gold.passages[1].title = "Nowhere".into();
+    let start = State::new(question);
+    let hits = RETRIEVER().search("Alpha", 3).unwrap();
+    let later = gym::transition(&start, &search("Alpha"), hits, None);
+    let rewards = evidence_rewards(&later, &gold, [search("the Alpha"), search("Beta"), search("alpha ")]);
+    assert_eq!(rewards, Some(vec![0.2, 0.3, 0.1]));
+}
+
+/// Likes long queries.
+struct Length;
+
+impl RewardModel for Length {
+    fn id(&self) -> &str {
+        "length#1"
+    }
+
+    fn score(&self, _state: &State, candidates: &[Candidate]) -> Result<Vec<f64>, EngineError> {
+        Ok(candidates.iter().map(|candidate| candidate.text.len() as f64).collect())
+    }
+}
+
+/// Samples of one step, in turn.
+fn in_turn(texts: &'static [&'static str]) -> impl LanguageModel {
+    let count = Mutex::new(0);
+    Script(
+        move |_: &str, _: Seed| {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            texts[(*count - 1) % texts.len()].to_owned()
+        },
+        10_000,
+    )
+}
+
+#[test]
+fn a_reward_model_guides_and_the_judge_is_kept_beside_it() {
+    let retriever = RETRIEVER();
+    let agent = Agent::new(AgentKind::React, PromptStyle::Compact);
+    let policy = in_turn(&[
+        "Search: Alpha",
+        "Search: nothing of any use",
+        "no action, however long it is",
+    ]);
+    let judge = EvidenceJudge::new(Arc::new(RETRIEVER()), 3);
+    let engines = Engines {
+        judge: Some(&judge),
+        reward_model: Some(&Length),
+        ..engines(&agent, &policy, &retriever)
+    };
+    let step = &run(&engines, &config(1, 3), Vec::new())[0];
+    assert_eq!(step.action().query(), Some("nothing of any use"));
+    let rewards: Vec<Option<f64>> = step.candidates.iter().map(|candidate| candidate.reward).collect();
+    assert_eq!(rewards, [Some(13.0), Some(26.0), Some(29.0)]);
+    let [Opinion { judge_id, verdict }] = &step.opinions[..] else {
+        panic!("{:?}", step.opinions)
+    };
+    assert_eq!(judge_id, "evidence#2");
+    let expected = EvidenceJudge::new(Arc::new(RETRIEVER()), 3);
+    let visit = Visit {
+        labelled: &labelled(),
+        steps: &[],
+        state: &State::new(labelled().question),
+        candidates: &step.candidates,
+        seed: Seed(0),
+        cancel: &Cancel::default(),
+    };
+    assert_eq!(*verdict, expected.judge(&visit).unwrap());
+}
+
+#[test]
+fn a_reward_that_is_no_number_stops_the_episode() {
+    struct Broken(Vec<f64>);
+    impl RewardModel for Broken {
+        fn id(&self) -> &str {
+            "broken#1"
+        }
+        fn score(&self, _: &State, _: &[Candidate]) -> Result<Vec<f64>, EngineError> {
+            Ok(self.0.clone())
+        }
+    }
+    let retriever = RETRIEVER();
+    let agent = Agent::new(AgentKind::React, PromptStyle::Compact);
+    for rewards in [vec![f64::NAN, 0.0], vec![1.0]] {
+        let policy = in_turn(&["Search: Alpha", "Search: Beta"]);
+        let model = Broken(rewards);
+        let engines = Engines {
+            reward_model: Some(&model),
+            ..engines(&agent, &policy, &retriever)
+        };
+        let result = run_episode(
+            &labelled(),
+            &config(1, 2),
+            &engines,
+            Seed(7),
+            Vec::new(),
+            &mut Log::default(),
+            &Cancel::default(),
+        );
+        assert!(matches!(result, Err(EngineError::Failed { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn each_way_to_select_takes_its_candidate() {
+    let rated = |query: &str, votes, reward| Candidate {
+        multiplicity: votes,
+        reward: Some(reward),
+        ..candidate(search(query))
+    };
+    let malformed = Candidate {
+        multiplicity: 9,
+        reward: Some(9.0),
+        ..candidate(malformed())
+    };
+    let candidates = [
+        malformed.clone(),
+        rated("a", 1, 0.2),
+        rated("b", 3, 0.1),
+        rated("c", 1, 0.7),
+    ];
+    let chosen = |selection| gym::episode::choose(&candidates, selection, Seed(1));
+    assert_eq!(chosen(Selection::First), 1);
+    assert_eq!(chosen(Selection::Majority), 2);
+    assert_eq!(chosen(Selection::Reward), 3);
+    let mut counts = [0u32; 4];
+    for seed in 0..5000 {
+        counts[gym::episode::choose(&candidates, Selection::Random, Seed(seed))] += 1;
+    }
+    // One sample of five each, three for `b`: 1000, 3000, 1000, give or take four deviations.
+    assert_eq!(counts[0], 0);
+    assert!(
+        counts[1].abs_diff(1000) < 120 && counts[2].abs_diff(3000) < 140,
+        "{counts:?}"
+    );
+    // With nothing else to take, a malformed one is taken.
+    assert_eq!(gym::episode::choose(&[malformed], Selection::Random, Seed(1)), 0);
+}
+
+#[test]
+fn a_random_choice_is_the_same_after_a_resumption() {
+    let retriever = RETRIEVER();
+    let agent = Agent::new(AgentKind::React, PromptStyle::Compact);
+    let policy = Script(|_: &str, seed: Seed| format!("Search: {}", seed.0 % 7), 10_000);
+    let config = EpisodeConfig {
+        selection: Selection::Random,
+        ..config(4, 5)
+    };
+    let engines = engines(&agent, &policy, &retriever);
+    let whole = run(&engines, &config, Vec::new());
+    assert!(whole.iter().any(|step| step.chosen > 0));
+    for n in 0..whole.len() {
+        assert_eq!(run(&engines, &config, whole[..n].to_vec()), whole);
+    }
 }

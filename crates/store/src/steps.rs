@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gym::episode::Step;
-use gym::{Candidate, Hit, Passage, QuestionId};
+use gym::{Candidate, Hit, Opinion, Passage, QuestionId};
 use rusqlite::{Connection, Row, params};
 
 use crate::error::Attempt;
@@ -15,11 +15,11 @@ impl Store {
     /// Stores the step and all its parts in one transaction. Appending a stored step again is harmless;
     /// appending another in its place, or after a gap, is refused.
     pub fn append_step(&self, run_id: &str, question_id: &QuestionId, step: &Step, took_ms: u64) -> Result<()> {
-        self.append_read_step(run_id, question_id, step, took_ms, None)
+        self.append_read_step(run_id, question_id, step, took_ms, &[])
     }
 
-    /// The same, with the reader's answer (key, text) that the step came to, for those who ask it again. Both
-    /// are kept or neither: a step that is played again after a kill must not find its own answer cached,
+    /// The same, with the reader's answers (key, text) that the step came to, for those who ask again. All
+    /// are kept or none: a step that is played again after a kill must not find its own answer cached,
     /// or it would count fewer tokens than an undisturbed one.
     pub fn append_read_step(
         &self,
@@ -27,7 +27,7 @@ impl Store {
         question_id: &QuestionId,
         step: &Step,
         took_ms: u64,
-        finding: Option<(&str, &str)>,
+        findings: &[(String, String)],
     ) -> Result<()> {
         let attempted = format!(
             "storing step {} of run `{run_id}`, question `{}`",
@@ -35,11 +35,14 @@ impl Store {
         );
         self.write(&attempted, |transaction| {
             append(transaction, run_id, question_id, step, took_ms, &attempted)?;
-            finding.map_or(Ok(()), |(key, text)| findings::put(transaction, key, text))
+            findings
+                .iter()
+                .try_for_each(|(key, text)| findings::put(transaction, key, text))
         })
     }
 
-    /// The steps as they were appended, passages resolved from the run's corpus.
+    /// The steps as they were appended, passages resolved from the run's corpus; their opinions are among
+    /// [`Store::verdicts`].
     pub fn steps(&self, run_id: &str, question_id: &QuestionId) -> Result<Vec<Step>> {
         let connection = self.lock();
         episodes::require(&connection, run_id, question_id)?;
@@ -151,13 +154,18 @@ fn append(
     if let Some(verdict) = &step.verdict {
         verdicts::put(connection, run_id, question_id, step_idx, RUN_JUDGE, verdict, 0)?;
     }
+    for Opinion { judge_id, verdict } in &step.opinions {
+        verdicts::put(connection, run_id, question_id, step_idx, judge_id, verdict, 0)?;
+    }
     Ok(())
 }
 
-/// Equal but for what a cache saved, which depends on what ran before.
+/// Equal but for what a cache saved, which depends on what ran before, and for opinions, which are not read
+/// back with their step.
 fn same(old: &Step, new: &Step) -> bool {
     let mut old = old.clone();
     old.usage.cached = new.usage.cached;
+    old.opinions = new.opinions.clone();
     old == *new
 }
 
@@ -231,6 +239,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Step)> {
         candidates: Vec::new(),
         chosen: sql::unsigned(row, "chosen")? as usize,
         verdict: None,
+        opinions: Vec::new(),
         hits: Vec::new(),
         finding: row.get("finding")?,
         usage: episodes::read_usage(row)?,
@@ -291,11 +300,12 @@ mod tests {
     #[test]
     fn a_step_and_its_finding_are_kept_together() {
         let (_dir, store) = testing::with_run();
-        let gap = store.append_read_step("r1", &id("q1"), &testing::step(1), 1, Some(("key", "Vienna")));
+        let found = [("key".to_owned(), "Vienna".to_owned())];
+        let gap = store.append_read_step("r1", &id("q1"), &testing::step(1), 1, &found);
         assert!(matches!(gap, Err(Error::StepGap { .. })));
         assert_eq!(store.finding("key").unwrap(), None);
         store
-            .append_read_step("r1", &id("q1"), &testing::step(0), 1, Some(("key", "Vienna")))
+            .append_read_step("r1", &id("q1"), &testing::step(0), 1, &found)
             .unwrap();
         assert_eq!(store.finding("key").unwrap().as_deref(), Some("Vienna"));
     }
@@ -431,6 +441,7 @@ mod tests {
         )
             .prop_map(
                 |((truncated, prompt, dropped), (candidates, chosen, verdict), (hits, finding, usage))| Step {
+                    opinions: Vec::new(),
                     step_idx: 0,
                     truncated,
                     prompt,

@@ -137,6 +137,7 @@ pub fn step(step_idx: u32) -> Step {
             rewards: Some(vec![0.25, 0.1]),
             rationale: None,
         }),
+        opinions: Vec::new(),
         hits: passages(2).into_iter().enumerate().map(hit).collect(),
         finding: Some("Ada".into()),
         usage: Usage {

@@ -51,6 +51,25 @@ impl Store {
         })
     }
 
+    /// How long a stored verdict took; a step's own verdicts are stored with their step, before this is known.
+    pub fn set_verdict_latency(
+        &self,
+        run_id: &str,
+        question_id: &QuestionId,
+        step_idx: u32,
+        judge_id: &str,
+        latency_ms: u64,
+    ) -> Result<()> {
+        sql::execute(
+            &self.lock(),
+            "UPDATE verdict SET latency_ms = ?5
+             WHERE run_id = ?1 AND question_id = ?2 AND step_idx = ?3 AND judge_id = ?4",
+            params![run_id, question_id.0, step_idx, judge_id, sql::signed(latency_ms)],
+        )
+        .attempt("storing a verdict's latency")?;
+        Ok(())
+    }
+
     /// By step, then judge; the run's own included, under [`RUN_JUDGE`].
     pub fn verdicts(&self, run_id: &str, question_id: &QuestionId) -> Result<Vec<StoredVerdict>> {
         of_episode(&self.lock(), run_id, question_id)
@@ -153,7 +172,36 @@ mod tests {
             store.add_verdict("r1", &id("q1"), 0, "x", &infinite, 0),
             Err(Error::NotFinite { .. })
         ));
+        store.set_verdict_latency("r1", &id("q1"), 0, RUN_JUDGE, 7).unwrap();
+        let latencies = store.verdicts("r1", &id("q1")).unwrap();
+        assert_eq!(latencies.iter().map(|v| v.latency_ms).collect::<Vec<_>>(), [0, 3, 7]);
         // Other judges' verdicts are not the step's.
+        assert_eq!(store.steps("r1", &id("q1")).unwrap(), [testing::step(0)]);
+    }
+
+    #[test]
+    fn an_opinion_commits_with_its_step_and_replays_harmlessly() {
+        let (_dir, store) = testing::with_run();
+        let opinion = gym::Opinion {
+            judge_id: "evidence#2".into(),
+            verdict: Verdict {
+                rewards: Some(vec![1.0, 0.3]),
+                rationale: Some("why".into()),
+            },
+        };
+        let step = gym::Step {
+            opinions: vec![opinion.clone()],
+            ..testing::step(0)
+        };
+        for _ in 0..2 {
+            store.append_step("r1", &id("q1"), &step, 1).unwrap();
+        }
+        let stored = store.verdicts("r1", &id("q1")).unwrap();
+        assert_eq!(stored.len(), 2);
+        assert_eq!(
+            (&stored[0].judge_id, &stored[0].verdict),
+            (&opinion.judge_id, &opinion.verdict)
+        );
         assert_eq!(store.steps("r1", &id("q1")).unwrap(), [testing::step(0)]);
     }
 }

@@ -39,6 +39,7 @@ fn step() -> Step {
         }],
         chosen: 0,
         verdict: None,
+        opinions: Vec::new(),
         hits: vec![Hit {
             passage: passage().into(),
             score: 1.5,

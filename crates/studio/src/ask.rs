@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use gym::{EngineError, Event, Gold, Hit, LabelledQuestion, Observer, Question, QuestionId, Seed, Step};
+use gym::{EngineError, Event, Findings, Gold, Hit, LabelledQuestion, Observer, Question, QuestionId, Seed, Step};
 
+use crate::judges::StoredFindings;
 use crate::view::{AskEvent, AskRequest, EpisodeView};
 use crate::{Cancel, Result, Studio, StudioError, engines, run, show};
 
@@ -12,28 +13,38 @@ pub(crate) struct Recorder<'a> {
     pub store: &'a store::Store,
     pub run: &'a str,
     pub labelled: &'a LabelledQuestion,
-    /// Parts of the reader's cache key beside question, query and passages.
-    pub reader: &'a str,
+    pub findings: &'a StoredFindings,
+    /// What the reader came to in this step, (key, text), stored with it.
+    pub read: Vec<(String, String)>,
+    /// Who gave the rewards.
     pub judge: Option<&'a str>,
     pub step_started: Instant,
+    /// Of this step: who is judging since when, and who took how many milliseconds.
+    pub judging: Option<(String, Instant)>,
+    pub judged: Vec<(String, u64)>,
     pub n_candidates: u32,
-    /// What the reader came to in this step, stored with it: (key, text).
-    pub finding: Option<(String, String)>,
     pub forward: &'a mut dyn FnMut(AskEvent),
 }
 
 impl Recorder<'_> {
-    fn finding_key(&self, question: &str, query: &str, hits: &[Hit]) -> String {
-        let passages: Vec<&str> = hits
-            .iter()
-            .flat_map(|hit| [&hit.passage.id, &hit.passage.title, &hit.passage.text].map(String::as_str))
-            .collect();
-        let parts = serde_json::json!([self.reader, question, query, passages]).to_string();
-        use sha2::Digest;
-        sha2::Sha256::digest(parts.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+    fn end_judging(&mut self) {
+        if let Some((judge_id, since)) = self.judging.take() {
+            self.judged.push((judge_id, since.elapsed().as_millis() as u64));
+        }
+    }
+
+    /// The step with all its parts and what the reader came to; then what may be lost with a kill: latencies.
+    fn keep(&mut self, step: &Step) -> store::Result<()> {
+        let question = &self.labelled.question.id;
+        let took_ms = self.step_started.elapsed().as_millis() as u64;
+        let read = std::mem::take(&mut self.read);
+        self.store.append_read_step(self.run, question, step, took_ms, &read)?;
+        for (nth, (judge_id, latency_ms)) in self.judged.drain(..).enumerate() {
+            let judge_id = if nth == 0 { store::RUN_JUDGE } else { &judge_id };
+            self.store
+                .set_verdict_latency(self.run, question, step.step_idx, judge_id, latency_ms)?;
+        }
+        Ok(())
     }
 
     fn gold(&self) -> &Gold {
@@ -50,6 +61,8 @@ impl Observer for Recorder<'_> {
                 dropped,
             } => {
                 self.step_started = Instant::now();
+                self.judged.clear();
+                self.read.clear();
                 let candidates = if prompt.is_some() { self.n_candidates } else { 1 };
                 AskEvent::StepStarted {
                     step_idx,
@@ -62,10 +75,18 @@ impl Observer for Recorder<'_> {
                 sample_idx: token.sample_idx as u32,
                 text: token.text,
             },
-            Event::Candidates { candidates, chosen } => AskEvent::Candidates {
-                candidates: candidates.iter().map(show::candidate).collect(),
-                chosen: chosen as u32,
-            },
+            Event::Judging { judge_id } => {
+                self.end_judging();
+                self.judging = Some((judge_id.into(), Instant::now()));
+                return Ok(());
+            }
+            Event::Candidates { candidates, chosen } => {
+                self.end_judging();
+                AskEvent::Candidates {
+                    candidates: candidates.iter().map(show::candidate).collect(),
+                    chosen: chosen as u32,
+                }
+            }
             Event::Retrieved { query, hits } => AskEvent::Retrieved {
                 query: query.into(),
                 passages: hits.iter().map(|hit| show::passage(hit, query, self.gold())).collect(),
@@ -75,15 +96,10 @@ impl Observer for Recorder<'_> {
                 finding: finding.into(),
             },
             Event::StepFinished(step) => {
-                let took_ms = self.step_started.elapsed().as_millis() as u64;
-                let finding = self.finding.take();
-                let finding = finding.as_ref().map(|(key, text)| (key.as_str(), text.as_str()));
-                self.store
-                    .append_read_step(self.run, &self.labelled.question.id, step, took_ms, finding)
-                    .map_err(|error| EngineError::Failed {
-                        engine: "store".into(),
-                        message: error.to_string(),
-                    })?;
+                self.keep(step).map_err(|error| EngineError::Failed {
+                    engine: "store".into(),
+                    message: error.to_string(),
+                })?;
                 AskEvent::StepFinished {
                     step: show::step(step, self.judge, self.gold()),
                 }
@@ -94,15 +110,12 @@ impl Observer for Recorder<'_> {
     }
 
     fn cached_finding(&mut self, question: &str, query: &str, hits: &[Hit]) -> Option<String> {
-        // A cache that cannot be read is a cache without the entry.
-        self.store
-            .finding(&self.finding_key(question, query, hits))
-            .ok()
-            .flatten()
+        self.findings.finding(question, query, hits)
     }
 
     fn store_finding(&mut self, question: &str, query: &str, hits: &[Hit], finding: &str) {
-        self.finding = Some((self.finding_key(question, query, hits), finding.to_owned()));
+        self.read
+            .push((self.findings.key(question, query, hits), finding.into()));
     }
 }
 
@@ -194,18 +207,17 @@ impl Studio {
         on_event: &mut dyn FnMut(AskEvent),
     ) -> Result<()> {
         let started = Instant::now();
-        // The file too, not the name alone: another file may take the name over.
-        let model = self.model_row(&settings.model)?;
-        let reader = format!("{}|{}|{}", model.name, model.sha256, setting.agent.style());
         let mut recorder = Recorder {
             store: self.store(),
             run,
             labelled,
-            reader: &reader,
-            judge: setting.judge.as_ref().map(|judge| judge.id()),
+            findings: &setting.findings,
+            read: Vec::new(),
+            judge: setting.chooser(),
             step_started: started,
+            judging: None,
+            judged: Vec::new(),
             n_candidates: settings.candidates,
-            finding: None,
             forward: on_event,
         };
         let steps = gym::run_episode(

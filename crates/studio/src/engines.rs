@@ -3,8 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use gym::{Agent, AgentKind, EpisodeConfig, EvidenceJudge, Judge, LabelledQuestion, PromptStyle, Sampling};
+use gym::{
+    Agent, AgentKind, EpisodeConfig, Judge, LabelledQuestion, LanguageModel, PromptStyle, RewardModel, Sampling,
+    Selection,
+};
 
+use crate::judges::{JudgeSpec, StoredFindings};
 use crate::view::AgentSettings;
 use crate::{Result, Studio, StudioError, endpoints, lock};
 
@@ -16,13 +20,21 @@ const READER_TOKENS: usize = 40;
 /// Settings, checked and resolved.
 pub(crate) struct Setting {
     pub agent: Agent,
-    pub model: Arc<dyn gym::LanguageModel>,
+    pub model: Arc<dyn LanguageModel>,
     pub index: Arc<retrieval::Bm25Index>,
-    pub judge: Option<Box<dyn Judge>>,
+    pub judge: Option<Arc<dyn Judge>>,
+    pub reward_model: Option<Arc<dyn RewardModel>>,
+    pub findings: Arc<StoredFindings>,
     pub config: EpisodeConfig,
 }
 
 impl Setting {
+    /// Who gives the rewards, by name and version.
+    pub fn chooser(&self) -> Option<&str> {
+        let model = self.reward_model.as_deref().map(|model| model.id());
+        model.or_else(|| self.judge.as_deref().map(|judge| judge.id()))
+    }
+
     pub fn engines(&self) -> gym::Engines<'_> {
         gym::Engines {
             agent: &self.agent,
@@ -30,6 +42,7 @@ impl Setting {
             reader: self.model.as_ref(),
             retriever: self.index.as_ref(),
             judge: self.judge.as_deref(),
+            reward_model: self.reward_model.as_deref(),
         }
     }
 }
@@ -48,8 +61,33 @@ impl Default for AgentSettings {
             max_tokens: 0,
             seed: 0,
             judge: None,
+            reward_model: None,
+            select: None,
         }
     }
+}
+
+/// The prompts that a model of this size follows.
+pub(crate) fn style_of(model: &store::Model) -> PromptStyle {
+    // Servers seldom tell a model's size; who runs one seldom has a small model on it.
+    let unknown = model.kind == endpoints::KIND && model.parameters == 0;
+    if model.parameters < FULL_PROMPT_PARAMETERS && !unknown {
+        PromptStyle::Compact
+    } else {
+        PromptStyle::Full
+    }
+}
+
+/// Reads a reward model from its files, for an agent with these settings.
+pub(crate) fn load_reward_model(
+    _studio: &Studio,
+    row: &store::Model,
+    _settings: &AgentSettings,
+) -> Result<Arc<dyn RewardModel>> {
+    Err(StudioError::Invalid(format!(
+        "this version cannot read reward model `{}` of architecture `{}`",
+        row.name, row.architecture
+    )))
 }
 
 impl Studio {
@@ -58,12 +96,7 @@ impl Studio {
         let mut settings = settings.clone();
         let _: AgentKind = parse(&settings.agent)?;
         let model = self.model_row(&settings.model)?;
-        // Servers seldom tell a model's size; who runs one seldom has a small model on it.
-        let unknown = model.kind == endpoints::KIND && model.parameters == 0;
-        let compact = model.parameters < FULL_PROMPT_PARAMETERS && !unknown;
-        let prompt = settings
-            .prompt
-            .get_or_insert_with(|| if compact { "compact" } else { "full" }.into());
+        let prompt = settings.prompt.get_or_insert_with(|| style_of(&model).name().into());
         let style: PromptStyle = parse(prompt)?;
         if settings.max_tokens == 0 {
             settings.max_tokens = if matches!(style, PromptStyle::Compact) {
@@ -79,13 +112,29 @@ impl Studio {
             // Greedy candidates would all be the same one.
             settings.temperature = 1.0;
         }
-        if let Some(judge) = &settings.judge
-            && judge != "evidence"
-        {
-            return Err(StudioError::Invalid(format!(
-                "there is no judge `{judge}`: this version has `evidence`"
-            )));
+        if let Some(judge) = &mut settings.judge {
+            let spec: JudgeSpec = judge.parse()?;
+            if let JudgeSpec::Llm { model } = &spec {
+                self.model_row(model)?;
+            }
+            *judge = spec.to_string();
         }
+        if let Some(model) = &settings.reward_model {
+            self.reward_model(model, &settings)?;
+        }
+        let rewards = settings.judge.is_some() || settings.reward_model.is_some();
+        let selection: Selection = match &settings.select {
+            Some(name) => parse(name)?,
+            None if rewards => Selection::Reward,
+            None if settings.candidates > 1 => Selection::Majority,
+            None => Selection::First,
+        };
+        if selection == Selection::Reward && !rewards {
+            return Err(StudioError::Invalid(
+                "to select by reward, name a judge or a reward model".into(),
+            ));
+        }
+        settings.select = Some(selection.name().into());
         Ok(settings)
     }
 
@@ -93,8 +142,12 @@ impl Studio {
     pub(crate) fn setting(&self, settings: &AgentSettings) -> Result<Setting> {
         let style: PromptStyle = parse(settings.prompt.as_deref().unwrap_or("compact"))?;
         let index = self.index(&settings.corpus)?;
-        let judge: Option<Box<dyn Judge>> = match settings.judge {
-            Some(_) => Some(Box::new(EvidenceJudge::new(index.clone(), settings.k as usize))),
+        let judge = match &settings.judge {
+            Some(name) => Some(self.judge(&name.parse()?, settings)?),
+            None => None,
+        };
+        let reward_model = match &settings.reward_model {
+            Some(name) => Some(self.reward_model(name, settings)?),
             None => None,
         };
         let config = EpisodeConfig {
@@ -111,24 +164,33 @@ impl Studio {
                 ..Sampling::default()
             },
             constrained: matches!(style, PromptStyle::Compact),
+            // Runs from before there was a choice took the highest reward.
+            selection: settings.select.as_deref().map_or(Ok(Selection::Reward), parse)?,
         };
+        // The file too, not the name alone: another file may take the name over.
+        let model = self.model_row(&settings.model)?;
         Ok(Setting {
             agent: Agent::new(parse(&settings.agent)?, style),
             model: self.load(&settings.model)?,
             index,
             judge,
+            reward_model,
+            findings: Arc::new(StoredFindings {
+                studio: self.clone(),
+                reader: format!("{}|{}|{style}", model.name, model.sha256),
+            }),
             config,
         })
     }
 
     /// A model, read from disk or connected to once.
-    fn load(&self, name: &str) -> Result<Arc<dyn gym::LanguageModel>> {
+    pub(crate) fn load(&self, name: &str) -> Result<Arc<dyn LanguageModel>> {
         let mut models = lock(&self.inner.models);
         if let Some(model) = models.get(name) {
             return Ok(model.clone());
         }
         let row = self.model_row(name)?;
-        let model: Arc<dyn gym::LanguageModel> = match endpoints::settings(&row)? {
+        let model: Arc<dyn LanguageModel> = match endpoints::settings(&row)? {
             Some(settings) => Arc::new(endpoints::open(settings)?),
             None => Arc::new(lm::LocalModel::open(Path::new(&row.path))?),
         };

@@ -68,6 +68,8 @@ pub struct Evaluation {
     pub evidence_recall: Option<Interval>,
     pub searches_mean: f64,
     pub malformed_rate: f64,
+    /// Signs that the reward is being gamed, for runs with rewards.
+    pub monitors: Option<gym::Monitors>,
     pub against: Option<Against>,
 }
 
@@ -165,6 +167,7 @@ impl Studio {
             searches_mean: episodes.iter().map(|episode| f64::from(episode.searches)).sum::<f64>()
                 / episodes.len() as f64,
             malformed_rate: crate::run::malformed_rate(episodes.iter()),
+            monitors: self.monitors(run, &episodes)?,
             against,
         })
     }

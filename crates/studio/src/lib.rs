@@ -10,6 +10,7 @@ mod endpoints;
 mod engines;
 mod error;
 mod evaluate;
+mod judges;
 mod library;
 mod run;
 mod setup;
@@ -25,6 +26,7 @@ pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
 pub use gym::Cancel;
+pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
 pub use run::RunOptions;
 

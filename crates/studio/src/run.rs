@@ -41,6 +41,9 @@ struct RunConfig {
     endpoint: Option<lm::endpoint::Settings>,
     corpus_hash: String,
     question_set_hash: Option<String>,
+    /// Who gives the rewards, by name and version.
+    #[serde(default)]
+    chooser: Option<String>,
 }
 
 impl Studio {
@@ -59,6 +62,7 @@ impl Studio {
             corpus_hash: self.corpus_row(&settings.corpus)?.content_hash,
             question_set_hash: set.map(|set| set.content_hash.clone()),
             model_sha256: model.sha256.clone(),
+            chooser: self.chooser(settings)?,
         };
         let value = |config: &RunConfig| serde_json::to_value(config).expect("the configuration is plain data");
         let hashed = value(&config).to_string();
@@ -218,15 +222,16 @@ impl Studio {
         self.store().set_run_status(run, store::RunStatus::Running, None)?;
         let row = self.run_row(run)?;
         let settings = settings_of(&row)?;
-        let config: RunConfig = parse_config(&row)?;
-        let model = self.model_row(&settings.model)?;
-        if model.sha256 != config.model_sha256 {
+        self.check_model(&row)?;
+        let setting = self.setting(&settings)?;
+        if let Some(began) = chooser_of(&row)?
+            && Some(began.as_str()) != setting.chooser()
+        {
             return Err(StudioError::Invalid(format!(
-                "run `{run}` began with another model under the name `{}`: put that one back, or start a new run",
-                settings.model
+                "run `{run}` began with `{began}` and this is `{}`: start a new run",
+                setting.chooser().unwrap_or("nothing")
             )));
         }
-        let setting = self.setting(&settings)?;
         let pending: Vec<QuestionId> = self
             .store()
             .episodes(run)?
@@ -280,7 +285,20 @@ impl Studio {
         self.play(&row.id, settings, setting, &labelled, steps, cancel, &mut |_| {})
     }
 
-    fn episode_question(&self, row: &store::Run, question: &QuestionId) -> Result<LabelledQuestion> {
+    /// Refuses a run whose model's name stands for another file now.
+    pub(crate) fn check_model(&self, row: &store::Run) -> Result<()> {
+        let config = parse_config(row)?;
+        let name = &config.settings.model;
+        if self.model_row(name)?.sha256 == config.model_sha256 {
+            return Ok(());
+        }
+        Err(StudioError::Invalid(format!(
+            "run `{}` began with another model under the name `{name}`: put that one back, or start a new run",
+            row.id
+        )))
+    }
+
+    pub(crate) fn episode_question(&self, row: &store::Run, question: &QuestionId) -> Result<LabelledQuestion> {
         Ok(match &row.question_set {
             Some(set) => self.store().question(set, question)?,
             None => self.store().episode_question(&row.id, question)?,
@@ -420,7 +438,10 @@ impl Studio {
                 hint: format!(" in run `{run}`"),
             })?;
         let steps = self.store().steps(run, &id)?;
-        let judge = settings_of(&row)?.judge;
+        let judge = match chooser_of(&row)? {
+            Some(chooser) => Some(chooser),
+            None => settings_of(&row)?.judge,
+        };
         Ok(EpisodeView {
             run: run.into(),
             question_id: question_id.into(),
@@ -547,7 +568,12 @@ fn parse_config(row: &store::Run) -> Result<RunConfig> {
     })
 }
 
-fn settings_of(row: &store::Run) -> Result<AgentSettings> {
+/// Who gave the run's rewards; `None` if nobody did, or before this was kept.
+pub(crate) fn chooser_of(row: &store::Run) -> Result<Option<String>> {
+    Ok(parse_config(row)?.chooser)
+}
+
+pub(crate) fn settings_of(row: &store::Run) -> Result<AgentSettings> {
     Ok(parse_config(row)?.settings)
 }
 

@@ -21,8 +21,14 @@ pub struct AgentSettings {
     pub temperature: f32,
     pub max_tokens: u32,
     pub seed: u32,
-    /// "evidence", or `None` for no judge. Needs gold evidence.
+    /// evidence | llm:MODEL | rollout:M | rollout:M:em, or `None` for no judge. All but llm need gold.
     pub judge: Option<String>,
+    /// A model of kind `reward`, which gives the rewards in the judge's place.
+    #[serde(default)]
+    pub reward_model: Option<String>,
+    /// first | majority | random | reward; `None` chooses reward where something gives one, else majority.
+    #[serde(default)]
+    pub select: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
