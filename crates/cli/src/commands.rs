@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, RunRequest, RunView};
 use studio::{Cancel, RunOptions, Studio};
 
-use crate::arguments::{Arguments, Command, CorpusCommand, ModelsCommand, QuestionsCommand, RunsCommand};
+use crate::arguments::{Arguments, BenchCommand, Command, CorpusCommand, ModelsCommand, QuestionsCommand, RunsCommand};
 use crate::output::{self, Progress, line, note};
 
 pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
@@ -92,6 +92,7 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
                 line(&format!("merged {value}"))
             }
         }
+        Command::Bench(command) => bench(&studio, command, as_json, cancel),
         Command::Doctor => {
             let overview = studio.overview()?;
             let value = json!({
@@ -306,6 +307,21 @@ fn models(studio: &Studio, command: ModelsCommand, as_json: bool) -> Result<()> 
             studio.remove_model(&name)?;
             done(as_json, "removed", &name)
         }
+    }
+}
+
+fn bench(studio: &Studio, command: BenchCommand, as_json: bool, cancel: &Cancel) -> Result<()> {
+    let value = match command {
+        BenchCommand::Generate { options } => serde_json::to_value(studio.bench_generate(&options.options(), cancel)?)?,
+        BenchCommand::Logprobs { text, options, window } => {
+            let text = fs::read_to_string(&text).with_context(|| format!("cannot read {}", text.display()))?;
+            serde_json::to_value(studio.bench_logprobs(&options.options(), &text, window)?)?
+        }
+    };
+    if as_json {
+        output::json(&value)
+    } else {
+        line(&serde_json::to_string_pretty(&value)?)
     }
 }
 

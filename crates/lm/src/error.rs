@@ -18,6 +18,8 @@ pub enum LmError {
     Template(#[source] minijinja::Error),
     #[error("grammar: {0}")]
     Grammar(String),
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     #[error("computation failed")]
     Compute(#[from] candle_core::Error),
 }

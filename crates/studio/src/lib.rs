@@ -4,6 +4,7 @@
 //! [`StudioError`]; they never see SQL, tensors or index files.
 
 mod ask;
+pub mod bench;
 mod clock;
 mod engines;
 mod error;
