@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use studio::JudgeSpec;
+use studio::bench::BenchOptions;
 use studio::view::AgentSettings;
 
 #[derive(Parser)]
@@ -84,9 +85,6 @@ pub enum Command {
         #[arg(long, value_parser = ["em", "f1", "accuracy", "evidence-recall"])]
         metric: Option<String>,
     },
-    /// Measure this machine
-    #[command(subcommand)]
-    Bench(BenchCommand),
     /// Judge a stored run's candidates once more, without sampling; goes on where it was stopped
     Annotate {
         run: String,
@@ -109,6 +107,9 @@ pub enum Command {
     Endpoint(EndpointCommand),
     /// Bring the runs of another home into this one
     Merge { home2: PathBuf },
+    /// Time the program on this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Versions, threads, memory, models, database integrity
     Doctor,
 }
@@ -124,6 +125,47 @@ pub enum BenchCommand {
         #[arg(long)]
         questions: Option<PathBuf>,
     },
+    /// Reading prompts, decoding, ten candidates from one prompt: tokens a second
+    Generate {
+        #[command(flatten)]
+        options: BenchModel,
+    },
+    /// Log-probability of each token of a text file, to compare with other programs
+    Logprobs {
+        text: PathBuf,
+        #[command(flatten)]
+        options: BenchModel,
+        /// Tokens that are read together
+        #[arg(long, default_value_t = 512)]
+        window: usize,
+    },
+}
+
+#[derive(Args)]
+pub struct BenchModel {
+    /// A model's name, or a GGUF file
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// A LoRA adapter's folder, laid over the model
+    #[arg(long)]
+    adapter: Option<String>,
+    /// 0 for all processors
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// portable, avx2, avx-vnni or avx512-vnni [default: the best there is]
+    #[arg(long)]
+    instructions: Option<String>,
+}
+
+impl BenchModel {
+    pub fn options(self) -> BenchOptions {
+        BenchOptions {
+            model: self.model,
+            adapter: self.adapter,
+            threads: self.threads,
+            instructions: self.instructions,
+        }
+    }
 }
 
 #[derive(Subcommand)]

@@ -86,14 +86,6 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             }
             line(&serde_json::to_string_pretty(&evaluation)?)
         }
-        Command::Bench(BenchCommand::Retrieve { corpus, questions }) => {
-            let bench = studio.bench_retrieve(corpus.as_deref(), questions.as_deref(), cancel)?;
-            if as_json {
-                output::json(&bench)
-            } else {
-                line(&serde_json::to_string_pretty(&bench)?)
-            }
-        }
         Command::Annotate { run, judge } => {
             let mut progress = Progress::new();
             let report = studio.annotate(&run, &judge, cancel, &mut |p| {
@@ -148,6 +140,7 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
                 line(&format!("merged {value}"))
             }
         }
+        Command::Bench(command) => bench(&studio, command, as_json, cancel),
         Command::Doctor => {
             let overview = studio.overview()?;
             let value = json!({
@@ -377,6 +370,24 @@ fn model_json(studio: &Studio, name: &str) -> Result<Value> {
         model["endpoint"] = serde_json::to_value(settings)?;
     }
     Ok(model)
+}
+
+fn bench(studio: &Studio, command: BenchCommand, as_json: bool, cancel: &Cancel) -> Result<()> {
+    let value = match command {
+        BenchCommand::Retrieve { corpus, questions } => {
+            serde_json::to_value(studio.bench_retrieve(corpus.as_deref(), questions.as_deref(), cancel)?)?
+        }
+        BenchCommand::Generate { options } => serde_json::to_value(studio.bench_generate(&options.options(), cancel)?)?,
+        BenchCommand::Logprobs { text, options, window } => {
+            let text = fs::read_to_string(&text).with_context(|| format!("cannot read {}", text.display()))?;
+            serde_json::to_value(studio.bench_logprobs(&options.options(), &text, window)?)?
+        }
+    };
+    if as_json {
+        output::json(&value)
+    } else {
+        line(&serde_json::to_string_pretty(&value)?)
+    }
 }
 
 fn done(as_json: bool, what: &str, name: &str) -> Result<()> {

@@ -1,12 +1,15 @@
-//! The transformer of llama and qwen2 models: reads prompts, and decodes one token of many sequences.
+//! The transformer of llama and qwen2 models: reads new tokens of many sequences at once.
+//!
+//! Prompts and candidates go through the same arithmetic, so a token's numbers do not depend on how
+//! a text was cut into batches, nor on what else was in them.
 
-use candle_core::quantized::QTensor;
-use candle_core::{Device, Tensor};
+use std::sync::Arc;
 
 use crate::LmError;
-use crate::attention::{Heads, Prefix, Tail, causal, shared};
-use crate::gguf::{Gguf, rows};
-use crate::linear::{Linear, Route};
+use crate::cache::PrefixCache;
+use crate::gguf::Gguf;
+use crate::kernels::attention::{BLOCK, Heads, MOST_DIM, Plan, Rotary, Shapes, Span};
+use crate::kernels::{Activations, Into, LowRank, Machine, Packed, Part, down_project, gated, normalise, product};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -27,16 +30,23 @@ pub struct Config {
     pub rope_base: f32,
 }
 
+/// A matrix of the model, with what is added to its product.
+#[derive(Clone)]
+pub struct Linear {
+    weight: Arc<Packed>,
+    /// Empty for none.
+    bias: Arc<Vec<f32>>,
+    pub low: Option<Arc<LowRank>>,
+}
+
 #[derive(Clone)]
 pub struct Layer {
-    attention_norm: Vec<f32>,
+    attention_norm: Arc<Vec<f32>>,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
-    /// Biases of q, k and v; empty for llama.
-    biases: [Vec<f32>; 3],
-    feed_forward_norm: Vec<f32>,
+    feed_forward_norm: Arc<Vec<f32>>,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
@@ -47,15 +57,29 @@ pub struct Layer {
 pub struct Decoder {
     pub config: Config,
     pub layers: Vec<Layer>,
-    embedding: std::sync::Arc<QTensor>,
-    norm: Vec<f32>,
-    output: Linear,
-    /// Inverse frequencies, `head_dim / 2`.
-    frequencies: Vec<f32>,
+    embedding: Arc<Packed>,
+    norm: Arc<Vec<f32>>,
+    output: Arc<Packed>,
+    rotary: Rotary,
+    pub machine: Machine,
 }
 
-/// Models of up to so many weights are kept as f32: 1 GiB at most.
-const MOST_DENSE_PARAMETERS: u64 = 1 << 28;
+/// Buffers of a batch, kept from one to the next.
+#[derive(Default)]
+pub struct Scratch {
+    plan: Plan,
+    /// (tokens, hidden): after [`Decoder::forward`], what the last layer left.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    activations: Activations,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    inner: Vec<f32>,
+    /// Adapter activations of up to three matrices with the same input.
+    low: [Vec<f32>; 3],
+    picked: Vec<f32>,
+    logits: Vec<f32>,
+}
 
 impl Config {
     pub fn from_gguf(gguf: &Gguf, vocabulary: usize) -> Result<Config, LmError> {
@@ -80,7 +104,7 @@ impl Config {
         let rotated = gguf
             .integer(&format!("{name}.rope.dimension_count"))
             .unwrap_or(dim as u64);
-        if rotated != dim as u64 || !dim.is_multiple_of(2) {
+        if rotated != dim as u64 || !dim.is_multiple_of(2) || dim > MOST_DIM {
             return Err(LmError::Unsupported(format!(
                 "rotating {rotated} of {dim} numbers per head"
             )));
@@ -113,8 +137,28 @@ impl Config {
     }
 }
 
+impl Linear {
+    /// (out, in).
+    pub fn dims(&self) -> (usize, usize) {
+        (self.weight.rows, self.weight.columns)
+    }
+
+    /// Its part of a product with activations whose adapter activations go to `hidden`.
+    fn part<'a>(&'a self, machine: &Machine, x: &[f32], hidden: &'a mut Vec<f32>, column: usize) -> Part<'a> {
+        if let Some(low) = &self.low {
+            down_project(machine, x, low, hidden);
+        }
+        Part {
+            bias: &self.bias,
+            low: self.low.as_deref().map(|low| (low, &hidden[..])),
+            column,
+            ..Part::new(&self.weight)
+        }
+    }
+}
+
 impl Decoder {
-    pub fn load(gguf: &mut Gguf, config: Config) -> Result<Decoder, LmError> {
+    pub fn load(gguf: &mut Gguf, config: Config, machine: Machine) -> Result<Decoder, LmError> {
         let Config {
             hidden,
             feed_forward,
@@ -122,219 +166,226 @@ impl Decoder {
             vocabulary,
             ..
         } = config;
-        let kv = heads.kv_heads * heads.dim;
-        let dense = gguf.parameters() <= MOST_DENSE_PARAMETERS;
-        let embedding = gguf.tensor("token_embd.weight", &[vocabulary, hidden])?;
-        let output = if gguf.has_tensor("output.weight") {
-            Linear::new(gguf.tensor("output.weight", &[vocabulary, hidden])?, dense)?
-        } else {
-            Linear::new(gguf.tensor("token_embd.weight", &[vocabulary, hidden])?, dense)?
+        let (width, kv) = (heads.heads * heads.dim, heads.kv_heads * heads.dim);
+        let pool = machine.pool.clone();
+        let packed = |gguf: &mut Gguf, name: &str, rows, columns| {
+            Packed::new(&gguf.tensor(name, &[rows, columns])?, |row| row, &pool).map(Arc::new)
+        };
+        let embedding = packed(gguf, "token_embd.weight", vocabulary, hidden)?;
+        let output = match gguf.has_tensor("output.weight") {
+            true => packed(gguf, "output.weight", vocabulary, hidden)?,
+            false => embedding.clone(),
+        };
+        // llama files have the two numbers that turn together side by side; here they are half a head apart.
+        let (dim, half) = (heads.dim, heads.dim / 2);
+        let halves = |row: usize| match config.architecture {
+            Architecture::Llama => row / dim * dim + row % half * 2 + row % dim / half,
+            Architecture::Qwen2 => row,
         };
         let mut layers = Vec::new();
         for idx in 0..config.layers {
-            let name = |part: &str| format!("blk.{idx}.{part}");
-            let mut linear = |part: &str, out, inside| Linear::new(gguf.tensor(&name(part), &[out, inside])?, dense);
-            let (q, k) = (
-                linear("attn_q.weight", hidden, hidden)?,
-                linear("attn_k.weight", kv, hidden)?,
-            );
-            let (v, o) = (
-                linear("attn_v.weight", kv, hidden)?,
-                linear("attn_output.weight", hidden, hidden)?,
-            );
-            let gate = linear("ffn_gate.weight", feed_forward, hidden)?;
-            let up = linear("ffn_up.weight", feed_forward, hidden)?;
-            let down = linear("ffn_down.weight", hidden, feed_forward)?;
-            let mut bias = |part: &str, len| match gguf.has_tensor(&name(part)) {
-                true => gguf.vector(&name(part), len),
-                false => Ok(Vec::new()),
+            let mut linear = |part: &str, rows: usize, columns: usize| -> Result<Linear, LmError> {
+                let name = format!("blk.{idx}.{part}");
+                let turns = matches!(part, "attn_q" | "attn_k");
+                let order = |row: usize| if turns { halves(row) } else { row };
+                let tensor = gguf.tensor(&format!("{name}.weight"), &[rows, columns])?;
+                let weight = Packed::new(&tensor, order, &pool)?;
+                let bias = match gguf.has_tensor(&format!("{name}.bias")) {
+                    true => {
+                        let bias = gguf.vector(&format!("{name}.bias"), rows)?;
+                        (0..rows).map(|row| bias[order(row)]).collect()
+                    }
+                    false => Vec::new(),
+                };
+                Ok(Linear {
+                    weight: weight.into(),
+                    bias: bias.into(),
+                    low: None,
+                })
             };
-            let biases = [
-                bias("attn_q.bias", hidden)?,
-                bias("attn_k.bias", kv)?,
-                bias("attn_v.bias", kv)?,
-            ];
+            let (q, k, v) = (
+                linear("attn_q", width, hidden)?,
+                linear("attn_k", kv, hidden)?,
+                linear("attn_v", kv, hidden)?,
+            );
+            let o = linear("attn_output", hidden, width)?;
+            let gate = linear("ffn_gate", feed_forward, hidden)?;
+            let up = linear("ffn_up", feed_forward, hidden)?;
+            let down = linear("ffn_down", hidden, feed_forward)?;
+            let mut norm = |part: &str| gguf.vector(&format!("blk.{idx}.{part}.weight"), hidden).map(Arc::new);
             layers.push(Layer {
-                attention_norm: gguf.vector(&name("attn_norm.weight"), hidden)?,
+                attention_norm: norm("attn_norm")?,
                 q,
                 k,
                 v,
                 o,
-                biases,
-                feed_forward_norm: gguf.vector(&name("ffn_norm.weight"), hidden)?,
+                feed_forward_norm: norm("ffn_norm")?,
                 gate,
                 up,
                 down,
             });
         }
-        let dim = heads.dim;
         let frequencies = (0..dim)
             .step_by(2)
             .map(|i| 1.0 / config.rope_base.powf(i as f32 / dim as f32))
             .collect();
-        let norm = gguf.vector("output_norm.weight", hidden)?;
+        let norm = gguf.vector("output_norm.weight", hidden)?.into();
         Ok(Decoder {
             config,
             layers,
-            embedding: embedding.into(),
+            embedding,
             norm,
             output,
-            frequencies,
+            rotary: Rotary { frequencies },
+            machine,
         })
     }
 
-    pub fn empty_prefix(&self) -> Result<Prefix, LmError> {
-        let Heads { kv_heads, dim, .. } = self.config.heads;
-        let empty = Tensor::zeros((kv_heads, 0, dim), candle_core::DType::F32, &Device::Cpu)?;
-        Ok(Prefix {
-            tokens: 0,
-            layers: vec![(empty.clone(), empty); self.config.layers],
-        })
+    /// An empty cache for the keys and values of so many tokens.
+    pub fn cache(&self, kept_tokens: usize) -> PrefixCache {
+        PrefixCache::new(self.config.layers, self.config.heads, kept_tokens.div_ceil(BLOCK))
     }
 
-    /// Reads `tokens` after `prefix`. Returns the longer prefix and the last token's logits.
-    pub fn prefill(&self, prefix: &Prefix, tokens: &[u32]) -> Result<(Prefix, Vec<f32>), LmError> {
-        let Config { hidden, heads, .. } = self.config;
-        let (m, base) = (tokens.len(), prefix.tokens);
-        let positions: Vec<usize> = (base..base + m).collect();
-        let mut x = rows(&self.embedding, tokens)?; // (m, hidden)
-        let mut grown = Vec::with_capacity(self.layers.len());
-        for (layer, (keys, values)) in self.layers.iter().zip(&prefix.layers) {
-            let (q, k, v) = self.project(layer, &x, &positions, Route::Exact)?;
-            let per_head = |flat: Vec<f32>| -> Result<Tensor, LmError> {
-                let t = Tensor::from_vec(flat, (m, heads.kv_heads, heads.dim), &Device::Cpu)?;
-                Ok(t.transpose(0, 1)?.contiguous()?) // (kv_heads, m, dim)
-            };
-            let (mut k, mut v) = (per_head(k)?, per_head(v)?);
-            if base > 0 {
-                k = Tensor::cat(&[keys, &k], 1)?;
-                v = Tensor::cat(&[values, &v], 1)?;
-            }
-            let attended = causal(heads, &q, &k, &v, base)?;
-            grown.push((k, v));
-            self.finish_layer(layer, &mut x, attended, Route::Exact)?;
-        }
-        let logits = self.logits(&x[(m - 1) * hidden..])?;
-        Ok((
-            Prefix {
-                tokens: base + m,
-                layers: grown,
-            },
-            logits,
-        ))
-    }
-
-    /// Adds one token to each sequence. Returns their logits, (sequences, vocabulary) flat.
-    pub fn decode(&self, prefix: &Prefix, tails: &mut [&mut Tail], tokens: &[u32]) -> Result<Vec<f32>, LmError> {
-        let heads = self.config.heads;
-        let kv_width = heads.kv_heads * heads.dim;
-        let positions: Vec<usize> = tails.iter().map(|tail| prefix.tokens + tail.tokens).collect();
-        let mut x = rows(&self.embedding, tokens)?;
-        for (idx, layer) in self.layers.iter().enumerate() {
-            let (q, k, v) = self.project(layer, &x, &positions, Route::Quantised)?;
-            for (seq, tail) in tails.iter_mut().enumerate() {
-                let (keys, values) = &mut tail.layers[idx];
-                keys.extend_from_slice(&k[seq * kv_width..(seq + 1) * kv_width]);
-                values.extend_from_slice(&v[seq * kv_width..(seq + 1) * kv_width]);
-            }
-            let own: Vec<(&[f32], &[f32])> = tails
-                .iter()
-                .map(|tail| (&tail.layers[idx].0[..], &tail.layers[idx].1[..]))
-                .collect();
-            let (keys, values) = &prefix.layers[idx];
-            let attended = shared(heads, &q, (prefix.tokens > 0).then_some((keys, values)), &own)?;
-            self.finish_layer(layer, &mut x, attended, Route::Quantised)?;
-        }
-        tails.iter_mut().for_each(|tail| tail.tokens += 1);
-        self.logits(&x)
-    }
-
-    #[expect(
-        clippy::type_complexity,
-        reason = "queries, keys and values of one layer, used at one place"
-    )]
-    /// Normalised, projected, biased and rotated queries, keys and values of each row.
-    fn project(
-        &self,
-        layer: &Layer,
-        x: &[f32],
-        positions: &[usize],
-        route: Route,
-    ) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>), LmError> {
-        let normed = self.normed(x, &layer.attention_norm)?;
-        let run = |linear: &Linear, bias: &[f32]| -> Result<Vec<f32>, LmError> {
-            let mut y = flat(&linear.forward(&normed, route)?)?;
-            if !bias.is_empty() {
-                y.chunks_exact_mut(bias.len())
-                    .for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-            }
-            Ok(y)
+    /// Bytes of weights that decoding one token reads.
+    pub fn bytes_per_token(&self) -> usize {
+        let of = |linear: &Linear| linear.weight.bytes();
+        let layer = |l: &Layer| {
+            [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]
+                .into_iter()
+                .map(of)
+                .sum::<usize>()
         };
-        let mut q = run(&layer.q, &layer.biases[0])?;
-        let mut k = run(&layer.k, &layer.biases[1])?;
-        let v = run(&layer.v, &layer.biases[2])?;
-        self.rotate(&mut q, positions);
-        self.rotate(&mut k, positions);
-        Ok((q, k, v))
+        self.layers.iter().map(layer).sum::<usize>() + self.output.bytes()
     }
 
-    /// Adds the attention's output and the feed-forward block to `x`.
-    fn finish_layer(&self, layer: &Layer, x: &mut [f32], attended: Vec<f32>, route: Route) -> Result<(), LmError> {
-        let n = x.len() / self.config.hidden;
-        let attended = Tensor::from_vec(attended, (n, self.config.hidden), &Device::Cpu)?;
-        add(x, &flat(&layer.o.forward(&attended, route)?)?);
-        let normed = self.normed(x, &layer.feed_forward_norm)?;
-        let gate = layer.gate.forward(&normed, route)?.silu()?;
-        let inner = (gate * layer.up.forward(&normed, route)?)?;
-        add(x, &flat(&layer.down.forward(&inner, route)?)?);
+    /// Weights of the layers' matrices: a token takes a multiplication and an addition for each.
+    pub fn layer_weights(&self) -> u64 {
+        let of = |linear: &Linear| (linear.dims().0 * linear.dims().1) as u64;
+        let layer = |l: &Layer| {
+            [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]
+                .into_iter()
+                .map(of)
+                .sum::<u64>()
+        };
+        self.layers.iter().map(layer).sum()
+    }
+
+    /// Reads `tokens`, which belong to the spans one after the other. Their keys and values are written; the last
+    /// layer's results stay in `scratch`, one row for each token.
+    pub fn forward(&self, scratch: &mut Scratch, spans: &mut [Span], tokens: &[u32]) -> Result<(), LmError> {
+        let Config {
+            hidden,
+            feed_forward,
+            heads,
+            norm_epsilon,
+            vocabulary,
+            ..
+        } = self.config;
+        let (n, machine) = (tokens.len(), &self.machine);
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(LmError::Tokenizer(format!("token {token} is not in the vocabulary")));
+        }
+        let Scratch {
+            plan,
+            x,
+            normed,
+            activations,
+            qkv,
+            attended,
+            inner,
+            low: [a, b, c],
+            ..
+        } = scratch;
+        plan.set(spans, &self.rotary);
+        x.resize(n * hidden, 0.0);
+        for (row, &token) in x.chunks_exact_mut(hidden).zip(tokens) {
+            self.embedding.row(token as usize, row);
+        }
+        let (width, kv) = (heads.heads * heads.dim, heads.kv_heads * heads.dim);
+        normed.resize(n * hidden, 0.0);
+        qkv.resize(n * heads.stride(), 0.0);
+        attended.resize(n * width, 0.0);
+        inner.resize(n * feed_forward, 0.0);
+        for (idx, layer) in self.layers.iter().enumerate() {
+            activations.set_normed(machine, x, &layer.attention_norm, norm_epsilon, normed);
+            let parts = [
+                layer.q.part(machine, normed, a, 0),
+                layer.k.part(machine, normed, b, width),
+                layer.v.part(machine, normed, c, width + kv),
+            ];
+            product(machine, activations, &parts, qkv, heads.stride(), Into::Replace);
+            let shapes = Shapes {
+                heads,
+                layer: idx,
+                qkv,
+                rotated: true,
+            };
+            plan.write(machine, spans, shapes);
+            plan.attend(machine, spans, shapes, attended);
+
+            activations.set(machine, attended, width);
+            let part = layer.o.part(machine, attended, a, 0);
+            product(machine, activations, &[part], x, hidden, Into::Add);
+
+            activations.set_normed(machine, x, &layer.feed_forward_norm, norm_epsilon, normed);
+            let (gate, up) = (
+                layer.gate.part(machine, normed, a, 0),
+                layer.up.part(machine, normed, b, 0),
+            );
+            gated(machine, activations, &gate, &up, inner);
+            activations.set(machine, inner, feed_forward);
+            let part = layer.down.part(machine, inner, a, 0);
+            product(machine, activations, &[part], x, hidden, Into::Add);
+        }
         Ok(())
     }
 
-    fn logits(&self, x: &[f32]) -> Result<Vec<f32>, LmError> {
-        flat(&self.output.forward(&self.normed(x, &self.norm)?, Route::Quantised)?)
-    }
-
-    /// Root-mean-square norm of each row.
-    fn normed(&self, x: &[f32], weight: &[f32]) -> Result<Tensor, LmError> {
+    /// Normalised results of some rows of the last batch: (rows.len(), hidden).
+    pub fn hidden<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> &'a [f32] {
         let hidden = self.config.hidden;
-        let mut out = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(hidden) {
-            let mean = row.iter().map(|x| x * x).sum::<f32>() / hidden as f32;
-            let scale = 1.0 / (mean + self.config.norm_epsilon).sqrt();
-            out.extend(row.iter().zip(weight).map(|(x, w)| x * scale * w));
+        scratch.picked.resize(rows.len() * hidden, 0.0);
+        for (out, &row) in scratch.picked.chunks_exact_mut(hidden).zip(rows) {
+            let x = &scratch.x[row * hidden..][..hidden];
+            normalise(self.machine.level, x, &self.norm, self.config.norm_epsilon, out);
         }
-        Ok(Tensor::from_vec(out, (x.len() / hidden, hidden), &Device::Cpu)?)
+        &scratch.picked
     }
 
-    /// Rotary positions: neighbours turn together in llama files, halves in qwen2's.
-    fn rotate(&self, rows: &mut [f32], positions: &[usize]) {
-        let (dim, half) = (self.config.heads.dim, self.config.heads.dim / 2);
-        let width = rows.len() / positions.len();
-        for (row, &position) in rows.chunks_exact_mut(width).zip(positions) {
-            let turns: Vec<(f32, f32)> = self
-                .frequencies
-                .iter()
-                .map(|f| (position as f32 * f).sin_cos())
-                .collect();
-            for head in row.chunks_exact_mut(dim) {
-                for (i, &(sin, cos)) in turns.iter().enumerate() {
-                    let (a, b) = match self.config.architecture {
-                        Architecture::Llama => (2 * i, 2 * i + 1),
-                        Architecture::Qwen2 => (i, i + half),
-                    };
-                    let (x, y) = (head[a], head[b]);
-                    head[a] = x * cos - y * sin;
-                    head[b] = x * sin + y * cos;
-                }
-            }
-        }
+    /// Logits of what follows some rows of the last batch: (rows.len(), vocabulary).
+    pub fn logits<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> &'a [f32] {
+        self.hidden(scratch, rows);
+        let Scratch {
+            picked,
+            activations,
+            logits,
+            ..
+        } = scratch;
+        activations.set(&self.machine, picked, self.config.hidden);
+        logits.resize(rows.len() * self.config.vocabulary, 0.0);
+        let part = [Part::new(&self.output)];
+        product(
+            &self.machine,
+            activations,
+            &part,
+            logits,
+            self.config.vocabulary,
+            Into::Replace,
+        );
+        logits
     }
-}
 
-fn flat(t: &Tensor) -> Result<Vec<f32>, LmError> {
-    Ok(t.flatten_all()?.to_vec1()?)
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    /// Logits after each of `tokens`, read at once and without any cache: (tokens, vocabulary).
+    pub fn logits_of(&self, tokens: &[u32]) -> Result<Vec<f32>, LmError> {
+        let (mut cache, mut scratch) = (self.cache(0), Scratch::default());
+        let mut sequence = crate::cache::Sequence::default();
+        cache.grow(&mut sequence, tokens.len());
+        let span = Span {
+            blocks: &mut sequence.blocks,
+            base: 0,
+            tokens: tokens.len(),
+        };
+        self.forward(&mut scratch, &mut [span], tokens)?;
+        let rows: Vec<usize> = (0..tokens.len()).collect();
+        Ok(self.logits(&mut scratch, &rows).to_vec())
+    }
 }

@@ -21,6 +21,8 @@ pub enum LmError {
     /// A server that cannot be used as it was described. Never names the key.
     #[error("endpoint {url}: {message}")]
     Endpoint { url: String, message: String },
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     #[error("computation failed")]
     Compute(#[from] candle_core::Error),
 }

@@ -4,19 +4,20 @@
 //! Everything blocks; the caller brings threads and seeds. This crate downloads nothing, connects only
 //! to an endpoint's URL, and knows nothing about agents: it turns a [`gym::Generation`] into samples.
 
-pub mod attention;
+pub mod cache;
 pub mod chat;
 pub mod decoder;
 pub mod endpoint;
 pub mod error;
 pub mod gguf;
 pub mod grammar;
-pub mod linear;
+pub mod kernels;
 pub mod lora;
 pub mod model;
 pub mod sampler;
+pub mod scheduler;
 pub mod stream;
 pub mod tokenizer;
 
 pub use error::LmError;
-pub use model::{LocalModel, ModelInfo};
+pub use model::{LocalModel, ModelInfo, Options};

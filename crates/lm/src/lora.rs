@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use crate::LmError;
-use crate::decoder::{Architecture, Decoder, Layer};
-use crate::linear::{Linear, LowRank};
+use crate::decoder::{Decoder, Layer, Linear};
+use crate::kernels::LowRank;
 
 #[derive(Deserialize)]
 struct AdapterConfig {
@@ -54,7 +54,6 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
             .map_err(|e| damaged(e.to_string()))?;
 
     let mut decoder = base.clone();
-    let heads = base.config.heads;
     for (idx, layer) in decoder.layers.iter_mut().enumerate() {
         for part in PARTS {
             let name = format!("base_model.model.model.layers.{idx}.{part}");
@@ -76,12 +75,8 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
                     [out, config.r]
                 )));
             }
-            let b = match (base.config.architecture, part) {
-                (Architecture::Llama, "self_attn.q_proj") => interleaved(&b, heads.heads, heads.dim)?,
-                (Architecture::Llama, "self_attn.k_proj") => interleaved(&b, heads.kv_heads, heads.dim)?,
-                _ => b,
-            };
-            *linear = linear.with_lora(LowRank { a, b, scale });
+            let flat = |t: &Tensor| -> Result<Vec<f32>, LmError> { Ok(t.flatten_all()?.to_vec1()?) };
+            linear.low = Some(LowRank::new(config.r, &flat(&a)?, &flat(&b)?, scale as f32).into());
         }
     }
     match tensors.keys().next() {
@@ -100,15 +95,4 @@ fn slot<'a>(layer: &'a mut Layer, part: &str) -> &'a mut Linear {
         "mlp.up_proj" => &mut layer.up,
         _ => &mut layer.down,
     }
-}
-
-/// Reorders the rows of a query or key projection as llama.cpp's converter does: number `i` of a head's
-/// first half and number `i` of its second become neighbours.
-fn interleaved(rows: &Tensor, heads: usize, dim: usize) -> Result<Tensor, LmError> {
-    let width = rows.dim(1)?;
-    let rows = rows
-        .reshape((heads, 2, dim / 2, width))?
-        .transpose(1, 2)?
-        .contiguous()?;
-    Ok(rows.reshape((heads * dim, width))?)
 }

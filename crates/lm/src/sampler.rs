@@ -3,6 +3,8 @@
 use gym::Sampling;
 use gym::seed::SplitMix64;
 
+use crate::kernels::{Level, exponential_sum, greatest, weights};
+
 /// A token and its natural log-probability at temperature 1 over the whole vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
@@ -12,91 +14,154 @@ pub struct Draw {
 
 /// Draws a token that `allowed` admits (all, if `None`); `None` when it admits none.
 ///
-/// `generated` are the sample's tokens so far, for the repetition penalty. Ties go to the lower id.
+/// `generated` are the sample's tokens so far, for the repetition penalty. Ties go to the lower id. Logits
+/// that are no numbers count as impossible. `scores` is room to work in.
 pub fn draw(
+    level: Level,
     logits: &[f32],
     allowed: Option<&[bool]>,
     sampling: &Sampling,
     generated: &[u32],
     rng: &mut SplitMix64,
+    scores: &mut Vec<f32>,
 ) -> Option<Draw> {
-    let clean = |x: f32| if x.is_nan() { f32::NEG_INFINITY } else { x };
-    let max = logits.iter().copied().map(clean).fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from((clean(x) - max).exp())).sum();
-    let log_sum = max + sum.ln() as f32;
+    let most = greatest(level, logits);
+    let log_sum = most + exponential_sum(level, logits, most).ln() as f32;
 
-    let mut candidates: Vec<(u32, f32)> = logits
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| allowed.is_none_or(|allowed| allowed.get(*id).copied().unwrap_or(false)))
-        .map(|(id, &x)| (id as u32, clean(x)))
-        .collect();
-    if sampling.repetition_penalty != 1.0 && sampling.repetition_penalty > 0.0 {
-        let mut seen = generated.to_vec();
-        seen.sort_unstable();
-        seen.dedup();
-        for id in seen {
-            if let Ok(at) = candidates.binary_search_by_key(&id, |c| c.0) {
-                let x = &mut candidates[at].1;
-                *x = if *x > 0.0 {
-                    *x / sampling.repetition_penalty
-                } else {
-                    *x * sampling.repetition_penalty
-                };
+    scores.clear();
+    match allowed {
+        None => scores.extend_from_slice(logits),
+        Some(allowed) => {
+            let admit = |(&x, &admitted): (&f32, &bool)| if admitted { x } else { f32::NEG_INFINITY };
+            scores.extend(logits.iter().zip(allowed).map(admit));
+        }
+    }
+    let penalty = sampling.repetition_penalty;
+    if penalty != 1.0 && penalty > 0.0 {
+        for (at, &id) in generated.iter().enumerate() {
+            if let Some(x) = scores.get_mut(id as usize)
+                && !generated[..at].contains(&id)
+            {
+                *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
             }
         }
     }
-    let token = pick(candidates, sampling, rng)?;
+    let token = pick(level, scores, allowed, sampling, rng)? as u32;
+    let logit = logits[token as usize];
     Some(Draw {
         token,
-        logprob: clean(logits[token as usize]) - log_sum,
+        logprob: if logit.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            logit - log_sum
+        },
     })
 }
 
-fn pick(mut candidates: Vec<(u32, f32)>, sampling: &Sampling, rng: &mut SplitMix64) -> Option<u32> {
-    let better = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let best = *candidates.iter().min_by(|a, b| better(a, b))?;
-    if sampling.temperature.is_nan() || sampling.temperature <= 0.0 || best.1 == f32::NEG_INFINITY {
-        return Some(best.0);
+/// Replaces `scores` by weights and draws one.
+fn pick(
+    level: Level,
+    scores: &mut [f32],
+    allowed: Option<&[bool]>,
+    sampling: &Sampling,
+    rng: &mut SplitMix64,
+) -> Option<usize> {
+    let most = greatest(level, scores);
+    if most == f32::NEG_INFINITY {
+        return (0..scores.len()).find(|&id| allowed.is_none_or(|allowed| allowed[id]));
+    }
+    let best = scores.iter().position(|&x| x == most)?;
+    if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
+        return Some(best);
     }
     let point = rng.next_f64();
-    if sampling.top_k > 0 && sampling.top_k < candidates.len() {
-        candidates.select_nth_unstable_by(sampling.top_k - 1, better);
-        candidates.truncate(sampling.top_k);
+    let inverse = (1.0 / sampling.temperature).min(f32::MAX);
+    weights(level, scores, most, inverse, sampling.min_p);
+    if sampling.top_k > 0 || sampling.top_p < 1.0 {
+        keep_likeliest(scores, sampling);
     }
-    let temperature = f64::from(sampling.temperature);
-    let mut weights: Vec<(u32, f64)> = candidates
-        .into_iter()
-        .map(|(id, x)| (id, (f64::from(x - best.1) / temperature).exp()))
-        .filter(|(_, p)| *p > 0.0 && *p >= f64::from(sampling.min_p))
-        .collect();
-    if sampling.top_p < 1.0 {
-        weights.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let limit = weights.iter().map(|w| w.1).sum::<f64>() * f64::from(sampling.top_p.max(0.0));
-        let mut mass = 0.0;
-        let keep = weights.iter().position(|w| {
-            mass += w.1;
-            mass >= limit
-        });
-        weights.truncate(keep.map_or(weights.len(), |at| at + 1));
-    } else if sampling.top_k > 0 {
-        // Selection leaves an unspecified order; the draw must not depend on it.
-        weights.sort_unstable_by_key(|w| w.0);
-    }
-    let mut left = point * weights.iter().map(|w| w.1).sum::<f64>();
-    for (id, weight) in &weights {
-        left -= weight;
-        if left < 0.0 {
-            return Some(*id);
+    // Sums of stretches first: most of the vocabulary is passed over without looking at each token.
+    let total = |stretch: &[f32]| stretch.iter().map(|&w| f64::from(w)).sum::<f64>();
+    let sums: Vec<f64> = scores.chunks(STRETCH).map(total).collect();
+    let mut left = point * sums.iter().sum::<f64>();
+    for (stretch, sum) in sums.iter().enumerate() {
+        if left >= *sum {
+            left -= sum;
+            continue;
+        }
+        for (at, &weight) in scores.iter().enumerate().skip(stretch * STRETCH).take(STRETCH) {
+            left -= f64::from(weight);
+            if left < 0.0 {
+                return Some(at);
+            }
         }
     }
-    weights.last().map(|w| w.0).or(Some(best.0))
+    // Rounding let the point slip past the last weight.
+    scores.iter().rposition(|&weight| weight > 0.0).or(Some(best))
+}
+
+/// Weights that are summed together.
+const STRETCH: usize = 256;
+
+/// Makes all weights 0 but the `top_k` greatest, and of those all but the nucleus of mass `top_p`.
+fn keep_likeliest(weights: &mut [f32], sampling: &Sampling) {
+    // With top-p alone, weights that together cannot reach what the nucleus leaves out need no sorting.
+    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let spared = (1.0 - f64::from(sampling.top_p)).max(0.0) * total / weights.len() as f64;
+    let floor = if sampling.top_k == 0 { spared } else { 0.0 };
+    let mut kept: Vec<(usize, f32)> = weights
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|&(_, w)| w > 0.0 && f64::from(w) >= floor)
+        .collect();
+    let better = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut limit = f64::from(sampling.top_p.max(0.0)) * total;
+    if sampling.top_k > 0 && sampling.top_k < kept.len() {
+        kept.select_nth_unstable_by(sampling.top_k - 1, better);
+        kept.truncate(sampling.top_k);
+    }
+    if sampling.top_p < 1.0 {
+        kept.sort_unstable_by(better);
+        if sampling.top_k > 0 {
+            limit = f64::from(sampling.top_p.max(0.0)) * kept.iter().map(|k| f64::from(k.1)).sum::<f64>();
+        }
+        let mut mass = 0.0;
+        let end = kept.iter().position(|(_, w)| {
+            mass += f64::from(*w);
+            mass >= limit
+        });
+        kept.truncate(end.map_or(kept.len(), |at| at + 1));
+    }
+    weights.fill(0.0);
+    for (id, weight) in kept {
+        weights[id] = weight;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use gym::Seed;
+
+    fn draw(
+        logits: &[f32],
+        allowed: Option<&[bool]>,
+        sampling: &Sampling,
+        generated: &[u32],
+        rng: &mut SplitMix64,
+    ) -> Option<Draw> {
+        super::draw(
+            Level::best(),
+            logits,
+            allowed,
+            sampling,
+            generated,
+            rng,
+            &mut Vec::new(),
+        )
+    }
+
     use proptest::prelude::*;
 
     fn sampling(temperature: f32) -> Sampling {

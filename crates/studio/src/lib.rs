@@ -4,6 +4,7 @@
 //! [`StudioError`]; they never see SQL, tensors or index files.
 
 mod ask;
+pub mod bench;
 mod bench_retrieve;
 mod clock;
 mod endpoints;

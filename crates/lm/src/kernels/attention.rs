@@ -1,0 +1,455 @@
+//! Attention over keys and values that lie in blocks of 64 tokens, where they were written.
+//!
+//! A sequence is a table of blocks, and sequences with a common beginning name the same blocks. Queries
+//! that see the same block (the heads that share its keys, the tokens of one prompt, all candidates of
+//! one step) are multiplied by it together, so its keys are read once for all of them. Keys are stored
+//! with the tokens side by side, so that a vector of scores is sums of broadcast queries times loaded
+//! keys; values are stored token by token. The softmax runs along: whenever a block raises a row's
+//! greatest score, what was summed before is scaled down.
+//!
+//! A row's numbers depend on its own sequence and the borders of the blocks only: masked scores
+//! weigh exactly nothing.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::Machine;
+use super::dense::{Halves, Shape, multiply};
+use super::level::Kernel;
+use super::pool::Parts;
+use super::simd::{Simd, exp, total};
+
+/// Tokens per block.
+pub const BLOCK: usize = 64;
+/// Query rows that one task multiplies by a block: four times the rows of a register tile.
+const ROWS: usize = 48;
+
+/// Head counts and width of the attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share keys and values.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Numbers of one token's queries, keys and values.
+    pub fn stride(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.dim
+    }
+
+    fn wide(&self) -> usize {
+        self.dim.next_multiple_of(16)
+    }
+
+    /// Numbers of one layer of one key head in a block: keys (dim, 64), then values (64, dim).
+    fn part(&self) -> usize {
+        2 * BLOCK * self.wide()
+    }
+}
+
+/// Keys and values of up to 64 tokens in every layer, in half precision.
+pub struct Block(Box<[u16]>);
+
+impl Block {
+    pub fn new(layers: usize, heads: Heads) -> Block {
+        Block(vec![0; layers * heads.kv_heads * heads.part()].into())
+    }
+
+    pub fn copy_from(&mut self, other: &Block) {
+        self.0.copy_from_slice(&other.0);
+    }
+
+    pub fn bytes(layers: usize, heads: Heads) -> usize {
+        layers * heads.kv_heads * heads.part() * 2
+    }
+}
+
+/// New tokens of one sequence in a batch. Its blocks from the first new token's on must be its own, and
+/// there must be enough of them.
+pub struct Span<'a> {
+    /// The sequence's blocks; the new tokens' are written.
+    pub blocks: &'a mut [Arc<Block>],
+    /// Tokens that were there before.
+    pub base: usize,
+    pub tokens: usize,
+}
+
+/// How queries and keys turn with their position: numbers `i` and `i + rotated / 2` of a head together.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// Angles per position, `rotated / 2` of them.
+    pub frequencies: Vec<f32>,
+}
+
+/// Where the rows of one batch belong. Kept for its buffers.
+#[derive(Default)]
+pub struct Plan {
+    rows: Vec<Row>,
+    pieces: Vec<Piece>,
+    /// (rows, frequencies), each.
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+struct Row {
+    span: usize,
+    position: usize,
+}
+
+/// Tokens that are written into one block.
+struct Piece {
+    span: usize,
+    block: usize,
+    slot: usize,
+    row: usize,
+    n: usize,
+    target: Parts<u16>,
+}
+
+/// What the attention of one layer needs to know.
+#[derive(Clone, Copy)]
+pub struct Shapes<'a> {
+    pub heads: Heads,
+    pub layer: usize,
+    /// Queries, keys and values of each row: (rows, heads.stride()).
+    pub qkv: &'a [f32],
+    /// Whether queries and keys turn in this layer.
+    pub rotated: bool,
+}
+
+impl Plan {
+    /// Plans a batch: rows are the spans' tokens, one span after the other.
+    pub fn set(&mut self, spans: &[Span], rotary: &Rotary) {
+        self.rows.clear();
+        self.pieces.clear();
+        self.cosines.clear();
+        self.sines.clear();
+        for (span, Span { blocks, base, tokens }) in spans.iter().enumerate() {
+            assert!(base + tokens <= blocks.len() * BLOCK, "a block for each token");
+            let mut position = *base;
+            while position < base + tokens {
+                let n = (BLOCK - position % BLOCK).min(base + tokens - position);
+                self.pieces.push(Piece {
+                    span,
+                    block: position / BLOCK,
+                    slot: position % BLOCK,
+                    row: self.rows.len(),
+                    n,
+                    target: Parts::new(&mut []),
+                });
+                self.rows
+                    .extend((position..position + n).map(|position| Row { span, position }));
+                position += n;
+            }
+        }
+        for row in &self.rows {
+            for frequency in &rotary.frequencies {
+                let (sin, cos) = (row.position as f32 * frequency).sin_cos();
+                self.cosines.push(cos);
+                self.sines.push(sin);
+            }
+        }
+    }
+
+    /// Turns one head of row `row`.
+    #[inline(always)]
+    fn turn(&self, row: usize, head: &mut [f32]) {
+        let half = self.cosines.len() / self.rows.len().max(1);
+        let (cosines, sines) = (&self.cosines[row * half..][..half], &self.sines[row * half..][..half]);
+        let (first, second) = head[..2 * half].split_at_mut(half);
+        for i in 0..half {
+            let (a, b) = (first[i], second[i]);
+            first[i] = a * cosines[i] - b * sines[i];
+            second[i] = a * sines[i] + b * cosines[i];
+        }
+    }
+
+    /// Writes the keys and values of the new tokens into their sequences' blocks.
+    ///
+    /// Panics if another sequence holds one of these blocks too.
+    pub fn write(&mut self, machine: &Machine, spans: &mut [Span], shapes: Shapes) {
+        let Shapes { heads, layer, .. } = shapes;
+        assert!(shapes.qkv.len() >= self.rows.len() * heads.stride(), "keys of each row");
+        for piece in &mut self.pieces {
+            let block =
+                Arc::get_mut(&mut spans[piece.span].blocks[piece.block]).expect("new tokens' blocks are their own");
+            let part = heads.kv_heads * heads.part();
+            piece.target = Parts::new(&mut block.0[layer * part..(layer + 1) * part]);
+        }
+        let plan = &*self;
+        // A few rows are written sooner than they are shared out.
+        let group = plan.pieces.len().div_ceil(if plan.rows.len() < 4 {
+            1
+        } else {
+            machine.pool.threads() * 2
+        });
+        machine.pool.run(plan.pieces.len().div_ceil(group.max(1)), &|idx| {
+            for piece in plan.pieces.iter().skip(idx * group).take(group) {
+                machine.level.run(Write { plan, piece, shapes });
+            }
+        });
+    }
+
+    /// Causal attention of every row. `out`: (rows, heads, dim). The rows' keys must have been written.
+    pub fn attend(&self, machine: &Machine, spans: &[Span], shapes: Shapes, out: &mut [f32]) {
+        let heads = shapes.heads;
+        let n = self.rows.len();
+        assert!(shapes.qkv.len() >= n * heads.stride(), "queries of each row");
+        assert!(out.len() >= n * heads.heads * heads.dim, "room for the result");
+        // Enough tasks that all threads have some, but no more query rows in one than fit the cache.
+        let share = (n * heads.kv_heads).div_ceil(machine.pool.threads() * 4);
+        let tokens = share.clamp(1, (ROWS / heads.group()).max(1));
+        let target = Parts::new(out);
+        machine.pool.run(n.div_ceil(tokens) * heads.kv_heads, &|idx| {
+            let (first, kv_head) = (idx / heads.kv_heads * tokens, idx % heads.kv_heads);
+            let range = first..n.min(first + tokens);
+            SCRATCH.with_borrow_mut(|scratch| {
+                machine.level.run(Attend {
+                    plan: self,
+                    spans,
+                    shapes,
+                    range,
+                    kv_head,
+                    out: &target,
+                    scratch,
+                });
+            });
+        });
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Write<'a> {
+    plan: &'a Plan,
+    piece: &'a Piece,
+    shapes: Shapes<'a>,
+}
+
+impl Kernel for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Write { plan, piece, shapes } = self;
+        let Heads { heads, kv_heads, dim } = shapes.heads;
+        let (wide, stride) = (shapes.heads.wide(), shapes.heads.stride());
+        let mut numbers = vec_of_heads(wide);
+        let mut halves = [0u16; 16];
+        for t in 0..piece.n {
+            let row = &shapes.qkv[(piece.row + t) * stride..][..stride];
+            for head in 0..kv_heads {
+                let key = &row[(heads + head) * dim..][..dim];
+                let value = &row[(heads + kv_heads + head) * dim..][..dim];
+                // SAFETY: the block's layer has a part for each key head, with `wide` times 64 keys and as
+                // many values, and the slots of a piece end inside the block; other tasks write other blocks.
+                // The caller vouches for `S`; `numbers` holds `wide` numbers.
+                unsafe {
+                    let part = piece.target.at(head * shapes.heads.part());
+                    let slot = piece.slot + t;
+                    numbers[..dim].copy_from_slice(key);
+                    if shapes.rotated {
+                        plan.turn(piece.row + t, &mut numbers[..dim]);
+                    }
+                    for at in (0..wide).step_by(16) {
+                        S::store_half(halves.as_mut_ptr(), S::load(numbers.as_ptr().add(at)));
+                        for (i, &half) in halves.iter().enumerate() {
+                            *part.add((at + i) * BLOCK + slot) = half;
+                        }
+                    }
+                    numbers[..dim].copy_from_slice(value);
+                    let values = part.add(BLOCK * wide + slot * wide);
+                    for at in (0..wide).step_by(16) {
+                        S::store_half(values.add(at), S::load(numbers.as_ptr().add(at)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Room for one head. Longer heads than any model's are refused when a model is opened.
+#[inline(always)]
+fn vec_of_heads(wide: usize) -> [f32; MOST_DIM] {
+    assert!(wide <= MOST_DIM, "heads of at most {MOST_DIM} numbers");
+    [0.0; MOST_DIM]
+}
+
+/// Widest head.
+pub const MOST_DIM: usize = 512;
+
+/// Queries of a range of rows, of the heads that share one key head.
+struct Attend<'a> {
+    plan: &'a Plan,
+    spans: &'a [Span<'a>],
+    shapes: Shapes<'a>,
+    range: std::ops::Range<usize>,
+    kv_head: usize,
+    out: &'a Parts<f32>,
+    scratch: &'a mut Vec<f32>,
+}
+
+impl Kernel for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Attend {
+            plan,
+            spans,
+            shapes,
+            range,
+            kv_head,
+            out,
+            scratch,
+        } = self;
+        let heads = shapes.heads;
+        let (group, dim, wide) = (heads.group(), heads.dim, heads.wide());
+        let rows = &plan.rows[range.clone()];
+        let n = rows.len() * group;
+        // Queries (n, wide), sums of values (n, wide), scores (n, 64), sums of weights (n, 16), greatest scores (n),
+        // and what to keep of the sums (n).
+        scratch.clear();
+        scratch.resize(n * (2 * wide + BLOCK + 16 + 2), 0.0);
+        let (queries, rest) = scratch.split_at_mut(n * wide);
+        let (sums, rest) = rest.split_at_mut(n * wide);
+        let (scores, rest) = rest.split_at_mut(n * BLOCK);
+        let (weights, rest) = rest.split_at_mut(n * 16);
+        let (greatest, keep) = rest.split_at_mut(n);
+        greatest.fill(f32::NEG_INFINITY);
+        let scale = 1.0 / (dim as f32).sqrt();
+        for (row, queries) in range.clone().zip(queries.chunks_exact_mut(group * wide)) {
+            for (g, query) in queries.chunks_exact_mut(wide).enumerate() {
+                let query = &mut query[..dim];
+                query.copy_from_slice(&shapes.qkv[row * heads.stride() + (kv_head * group + g) * dim..][..dim]);
+                if shapes.rotated {
+                    plan.turn(row, query);
+                }
+                query.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+
+        let blocks = rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(0);
+        for at in 0..blocks {
+            let block_of = |row: &Row| (row.position / BLOCK >= at).then(|| &spans[row.span].blocks[at]);
+            let mut first = 0;
+            while first < rows.len() {
+                let Some(block) = block_of(&rows[first]) else {
+                    first += 1;
+                    continue;
+                };
+                // Neighbours that see the same block.
+                let same = |row: &Row| block_of(row).is_some_and(|other| Arc::ptr_eq(block, other));
+                let n_tokens = rows[first..].iter().take_while(|row| same(row)).count();
+                let seen = |row: &Row| (row.position + 1 - at * BLOCK).min(BLOCK);
+                let together = &rows[first..first + n_tokens];
+                let most = together.iter().map(seen).max().unwrap_or(0);
+                let (row, n_rows) = (first * group, n_tokens * group);
+                let part = &block.0[(shapes.layer * heads.kv_heads + kv_head) * heads.part()..][..heads.part()];
+                let columns = most.next_multiple_of(16);
+                let scored = Shape {
+                    rows: n_rows,
+                    depth: dim,
+                    columns,
+                    left: queries[row * wide..].as_ptr(),
+                    left_stride: wide,
+                    out: scores[row * BLOCK..].as_mut_ptr(),
+                    out_stride: BLOCK,
+                };
+                // SAFETY: `queries` has `wide` >= `dim` numbers for each row, `scores` 64 >= `columns`, and
+                // the part's keys are (wide, 64); the caller vouches for `S`.
+                unsafe {
+                    multiply::<S, _>(
+                        scored,
+                        Halves {
+                            at: part.as_ptr(),
+                            stride: BLOCK,
+                        },
+                        std::ptr::null(),
+                    )
+                };
+                for (i, row) in (row..row + n_rows).enumerate() {
+                    let scores = &mut scores[row * BLOCK..][..columns];
+                    scores[seen(&together[i / group])..].fill(f32::NEG_INFINITY);
+                    let weights = &mut weights[row * 16..][..16];
+                    // SAFETY: `scores` is a multiple of sixteen long, `weights` sixteen; the caller vouches for `S`.
+                    unsafe { weigh::<S>(scores, weights, &mut greatest[row], &mut keep[row]) };
+                }
+                let summed = Shape {
+                    rows: n_rows,
+                    depth: most,
+                    columns: wide,
+                    left: scores[row * BLOCK..].as_ptr(),
+                    left_stride: BLOCK,
+                    out: sums[row * wide..].as_mut_ptr(),
+                    out_stride: wide,
+                };
+                // SAFETY: as above; the part's values are (64, wide), `keep` has a number for each row.
+                unsafe {
+                    let values = Halves {
+                        at: part[BLOCK * wide..].as_ptr(),
+                        stride: wide,
+                    };
+                    multiply::<S, _>(summed, values, keep[row..].as_ptr());
+                }
+                first += n_tokens;
+            }
+        }
+
+        for i in 0..n {
+            // SAFETY: `weights` holds sixteen numbers for each row; `attend` checked that the result has room
+            // for every row and head, and no other task has these rows and heads.
+            let (sum, out) = unsafe {
+                let at = (range.start + i / group) * heads.heads * dim + (kv_head * group + i % group) * dim;
+                (
+                    total::<S>(S::load(weights[i * 16..].as_ptr())),
+                    std::slice::from_raw_parts_mut(out.at(at), dim),
+                )
+            };
+            let inverse = 1.0 / sum;
+            for (out, x) in out.iter_mut().zip(&sums[i * wide..]) {
+                *out = x * inverse;
+            }
+        }
+    }
+}
+
+/// Turns a row's scores into weights relative to the greatest score so far; adds them to the sums of
+/// weights, scaled down if the greatest rose, and says by how much in `keep`.
+///
+/// # Safety
+///
+/// `scores` must be a multiple of sixteen long, `weights` sixteen; the processor must have the
+/// instructions of `S`.
+#[inline(always)]
+unsafe fn weigh<S: Simd>(scores: &mut [f32], weights: &mut [f32], greatest: &mut f32, keep: &mut f32) {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        let mut top = S::splat(*greatest);
+        for scores in scores.chunks_exact(16) {
+            top = S::max(S::load(scores.as_ptr()), top);
+        }
+        let new = S::greatest(top);
+        let minus = S::splat(-new);
+        let mut first = [0f32; 16];
+        let kept = exp::<S>(S::add(S::splat(*greatest), minus));
+        S::store(first.as_mut_ptr(), kept);
+        let mut sum = S::mul(S::load(weights.as_ptr()), kept);
+        for scores in scores.chunks_exact_mut(16) {
+            let weight = exp::<S>(S::add(S::load(scores.as_ptr()), minus));
+            S::store(scores.as_mut_ptr(), weight);
+            sum = S::add(sum, weight);
+        }
+        S::store(weights.as_mut_ptr(), sum);
+        (*greatest, *keep) = (new, first[0]);
+    }
+}
