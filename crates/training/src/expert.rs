@@ -1,0 +1,102 @@
+//! Lessons from gold evidence: what an agent that knows the way would have done, for a first training of
+//! models that cannot yet act at all. Compact prompts only; larger models need no such start.
+
+use gym::metrics::normalise;
+use gym::{Action, Agent, AgentKind, EngineError, Gold, LabelledQuestion, PromptStyle, Retriever, State, transition};
+
+use crate::lesson::{Completion, Lesson};
+
+/// One step of the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub query: String,
+    pub finding: String,
+}
+
+/// The way to the answer: the question's triples as "subject relation", or its sub-questions with earlier
+/// answers filled in. Empty where neither is known.
+pub fn hops(gold: &Gold) -> Vec<Hop> {
+    if !gold.evidences.is_empty() {
+        let hop = |[subject, relation, object]: &[String; 3]| Hop {
+            query: format!("{subject} {relation}"),
+            finding: object.clone(),
+        };
+        return gold.evidences.iter().map(hop).collect();
+    }
+    let answers: Vec<&str> = gold.sub_questions.iter().map(|hop| hop.answer.as_str()).collect();
+    let hop = |sub: &gym::SubQuestion| {
+        let mut query = sub.question.replace(" >> ", " ");
+        for (idx, answer) in answers.iter().enumerate().rev() {
+            query = query.replace(&format!("#{}", idx + 1), answer);
+        }
+        Hop {
+            query,
+            finding: sub.answer.clone(),
+        }
+    };
+    gold.sub_questions.iter().map(hop).collect()
+}
+
+/// Lessons for the policy and for the reader from one question. Empty where no way is known, or the agent
+/// does not search, or its prompts are not compact.
+///
+/// The reader learns a finding only where a passage that was retrieved holds it; the policy is shown the
+/// gold finding all the same, as a reader that errs would only teach it to err.
+pub fn expert(
+    agent: &Agent,
+    labelled: &LabelledQuestion,
+    retriever: &dyn Retriever,
+    k: usize,
+) -> Result<(Vec<Lesson>, Vec<Lesson>), EngineError> {
+    let (mut policy, mut reader) = (Vec::new(), Vec::new());
+    let hops = hops(&labelled.gold);
+    let Some(answer) = labelled.gold.answers.first() else {
+        return Ok((policy, reader));
+    };
+    if hops.is_empty() || !agent.searches() || agent.style() != PromptStyle::Compact {
+        return Ok((policy, reader));
+    }
+    let lesson = |prompt, text: String| Lesson {
+        question: labelled.question.id.0.clone(),
+        prompt,
+        completions: vec![Completion {
+            text,
+            ..Completion::default()
+        }],
+        pairs: Vec::new(),
+    };
+    let research = agent.kind() == AgentKind::Research;
+    let mut state = State::new(labelled.question.clone());
+    for (idx, hop) in hops.iter().enumerate() {
+        // Until the last hop is found, the best draft is what was found so far.
+        let draft = hops[..idx].last().map_or("unknown", |hop| hop.finding.as_str());
+        let text = match research {
+            true => format!("Draft: {draft}\nUnsupported: {}\nSearch: {}", hop.query, hop.query),
+            false => format!("Search: {}", hop.query),
+        };
+        policy.push(lesson(agent.prompt(&state), text));
+        let hits = retriever.search(&hop.query, k)?;
+        let finding = normalise(&hop.finding);
+        let held = !finding.is_empty()
+            && hits
+                .iter()
+                .any(|hit| normalise(&format!("{} {}", hit.passage.title, hit.passage.text)).contains(&finding));
+        if agent.reads() && held {
+            reader.push(lesson(
+                agent.reader_prompt(&state, &hop.query, &hits),
+                format!("Found: {}", hop.finding),
+            ));
+        }
+        let action = Action::Search {
+            query: hop.query.clone(),
+            predicted_answer: None,
+        };
+        state = transition(&state, &action, hits, agent.reads().then(|| hop.finding.clone()));
+    }
+    let text = match research {
+        true => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
+        false => format!("Answer: {answer}"),
+    };
+    policy.push(lesson(agent.prompt(&state), text));
+    Ok((policy, reader))
+}

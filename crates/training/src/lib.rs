@@ -1,0 +1,26 @@
+//! Training: LoRA adapters and reward heads over a frozen GGUF base, on the processor.
+//!
+//! SFT, DPO and PRM (pairwise rewards) share one engine: prompts and their completions are packed into a
+//! [`forest`], so that a prompt is computed once for all its completions; forward and backward passes are
+//! written out by hand; the base stays quantised and is unpacked one layer at a time. No clock, no
+//! ambient randomness, no environment: callers pass them. What leaves is an adapter in PEFT's layout.
+
+pub mod adapter;
+mod attention;
+pub mod base;
+mod elementwise;
+mod error;
+pub mod expert;
+pub mod forest;
+pub mod lesson;
+mod matrix;
+pub mod network;
+pub mod objective;
+pub mod optimizer;
+pub mod train;
+mod vocabulary;
+pub mod workload;
+
+pub use error::TrainingError;
+
+pub(crate) type Result<T> = std::result::Result<T, TrainingError>;

@@ -1,0 +1,516 @@
+//! The training loop: batches in a seeded order, optimiser steps, evaluations, checkpoints, exact resume.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use gym::{Cancel, Seed};
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::{Adapter, AdapterConfig, write_whole};
+use crate::base::Base;
+use crate::objective::{Batch, Example, Measure, Objective, dropout_of, log_probability};
+use crate::optimizer::{AdamW, Schedule, clip};
+use crate::{Result, TrainingError};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingConfig {
+    pub objective: Objective,
+    pub adapter: AdapterConfig,
+    /// At its peak.
+    pub learning_rate: f32,
+    pub schedule: Schedule,
+    /// Share of all steps over which the learning rate rises.
+    pub warm_up: f32,
+    pub epochs: u32,
+    /// Examples of one optimiser step.
+    pub batch: usize,
+    /// Tokens computed at a time; an example is never cut. Bounds the memory, not the result's meaning.
+    pub pack_tokens: usize,
+    /// Longest prompt and completion together; longer prompts lose their beginning.
+    pub max_length: usize,
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0 is no limit.
+    pub clip_norm: f32,
+    /// On the inputs of the low-rank pairs.
+    pub dropout: f32,
+    /// Steps between evaluations; 0 evaluates after each epoch.
+    pub eval_every: u64,
+    /// Evaluations without improvement before the end; 0 never stops early.
+    pub patience: u32,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    pub seed: Seed,
+}
+
+impl TrainingConfig {
+    pub fn new(objective: Objective, adapter: AdapterConfig) -> TrainingConfig {
+        TrainingConfig {
+            objective,
+            adapter,
+            learning_rate: match objective {
+                Objective::Sft => 5e-4,
+                Objective::Dpo { .. } => 1e-4,
+                Objective::Prm { .. } => 3e-4,
+            },
+            schedule: Schedule::Linear,
+            warm_up: 0.05,
+            epochs: 1,
+            batch: 8,
+            pack_tokens: 1024,
+            max_length: 1024,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            dropout: 0.0,
+            eval_every: 0,
+            patience: 0,
+            checkpoint_every: 20,
+            seed: Seed(0),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Err(TrainingError::Invalid(what.into()));
+        match self {
+            _ if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) => {
+                wrong("the learning rate must be positive")
+            }
+            _ if !(0.0..1.0).contains(&self.dropout) => wrong("dropout goes from 0 to below 1"),
+            _ if !(0.0..=1.0).contains(&self.warm_up) => wrong("the warm-up is a share of all steps: 0 to 1"),
+            _ if self.epochs == 0 || self.batch == 0 => wrong("epochs and batch start at 1"),
+            _ if self.max_length < 2 => wrong("the longest example has at least 2 tokens"),
+            _ if matches!(self.objective, Objective::Prm { .. }) != self.adapter.head => {
+                wrong("a reward model has a head, a policy has none")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Held-out examples, measured without dropout.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    pub step: u64,
+    /// Mean over action tokens (SFT) or pairs.
+    pub loss: f64,
+    /// Of pairs; absent for SFT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Action tokens or pairs.
+    pub n: usize,
+}
+
+impl Evaluation {
+    fn new(step: u64, objective: Objective, measure: &Measure) -> Evaluation {
+        let n = measure.n.max(1) as f64;
+        let pairs = objective != Objective::Sft;
+        Evaluation {
+            step,
+            loss: measure.loss / n,
+            margin: pairs.then_some(measure.margin / n),
+            accuracy: pairs.then_some(measure.right as f64 / n),
+            n: measure.n,
+        }
+    }
+}
+
+/// What one optimiser step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// From 1.
+    pub step: u64,
+    pub steps: u64,
+    /// Loss, margin and accuracy over the step's examples, before the update.
+    pub measure: Evaluation,
+    pub learning_rate: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Tokens computed, shared prompts once.
+    pub tokens: usize,
+    /// If this step was followed by one.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// A finished training.
+pub struct Trained {
+    /// The best by evaluation if there were any, else the last.
+    pub adapter: Adapter,
+    pub steps: u64,
+    /// Of `adapter`.
+    pub evaluation: Option<Evaluation>,
+    pub stopped_early: bool,
+}
+
+/// What a checkpoint holds beside the numbers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Progress {
+    /// Of settings and data.
+    fingerprint: u64,
+    step: u64,
+    best: Option<Evaluation>,
+    since_best: u32,
+}
+
+struct Training<'a> {
+    base: &'a Base,
+    config: &'a TrainingConfig,
+    adapter: Adapter,
+    adam: AdamW,
+    progress: Progress,
+    best: Option<Vec<f32>>,
+    /// For DPO: the base's log-probabilities of each example's completions, once computed.
+    references: HashMap<*const Example, Vec<f32>>,
+}
+
+/// Trains on `examples`, evaluates on `held_out` (may be empty). `checkpoint` is a file that is written now
+/// and then, and gone on from if it exists; whoever calls removes it in the end.
+///
+/// Stopping at any instant and calling again gives the same adapter, to the bit, as never stopping.
+pub fn train(
+    base: &Base,
+    config: &TrainingConfig,
+    examples: &[Example],
+    held_out: &[Example],
+    checkpoint: &Path,
+    cancel: &Cancel,
+    on_step: &mut dyn FnMut(&StepReport),
+) -> Result<Trained> {
+    config.check()?;
+    let prepare = |examples: &[Example]| -> Result<Vec<Example>> {
+        examples
+            .iter()
+            .enumerate()
+            .map(|(idx, example)| prepared(example, idx, base, config))
+            .collect()
+    };
+    let (examples, held_out) = (prepare(examples)?, prepare(held_out)?);
+    if examples.is_empty() {
+        return Err(TrainingError::Invalid("there is no example to train on".into()));
+    }
+    let steps_an_epoch = examples.len().div_ceil(config.batch) as u64;
+    let steps = steps_an_epoch * u64::from(config.epochs);
+    let warm_up = (f64::from(config.warm_up) * steps as f64).ceil() as u64;
+    let adapter = Adapter::new(&base.config, config.adapter.clone(), config.seed.derive_str("adapter"))?;
+    let mut training = Training {
+        base,
+        config,
+        adam: AdamW::new(adapter.values.len(), config.weight_decay),
+        progress: Progress {
+            fingerprint: fingerprint(config, &examples, &held_out),
+            step: 0,
+            best: None,
+            since_best: 0,
+        },
+        adapter,
+        best: None,
+        references: HashMap::new(),
+    };
+    if checkpoint.exists() {
+        training.restore(checkpoint)?;
+    }
+    let mut saved = training.progress.step;
+    let mut stopped_early = training.out_of_patience();
+    while training.progress.step < steps && !stopped_early {
+        let step = training.progress.step;
+        let order = permutation(
+            examples.len(),
+            config.seed.derive_str("order").derive(step / steps_an_epoch),
+        );
+        let start = (step % steps_an_epoch) as usize * config.batch;
+        let chosen = &order[start..examples.len().min(start + config.batch)];
+        let chosen: Vec<&Example> = chosen.iter().map(|&idx| &examples[idx]).collect();
+        let share = config.schedule.share(step, steps, warm_up);
+        let report = training.step(&chosen, share * f64::from(config.learning_rate), cancel);
+        let mut report = match report {
+            Err(TrainingError::Cancelled) if saved < step => {
+                training.save(checkpoint)?;
+                return Err(TrainingError::Cancelled);
+            }
+            other => other?,
+        };
+        let step = training.progress.step;
+        let due = match config.eval_every {
+            0 => step.is_multiple_of(steps_an_epoch),
+            every => step.is_multiple_of(every) || step == steps,
+        };
+        if due && !held_out.is_empty() {
+            let held_out: Vec<&Example> = held_out.iter().collect();
+            match training.evaluate(&held_out, cancel) {
+                // The step is not counted, so that its evaluation is made when training goes on.
+                Err(TrainingError::Cancelled) => return Err(TrainingError::Cancelled),
+                evaluation => report.evaluation = Some(training.judge(evaluation?)),
+            }
+            stopped_early = training.out_of_patience();
+        }
+        report.steps = steps;
+        if step.is_multiple_of(config.checkpoint_every.max(1)) || step == steps || report.evaluation.is_some() {
+            training.save(checkpoint)?;
+            saved = step;
+        }
+        on_step(&report);
+    }
+    let Training {
+        mut adapter,
+        progress,
+        best,
+        ..
+    } = training;
+    if let Some(best) = best {
+        adapter.values = best;
+    }
+    Ok(Trained {
+        adapter,
+        steps: progress.step,
+        evaluation: progress.best,
+        stopped_early,
+    })
+}
+
+/// Examples whose question is held out, and all others: a `share` of the questions, at least one of
+/// several, by their seeded hashes, so that no question is on both sides.
+pub fn split(examples: Vec<Example>, share: f64, seed: Seed) -> (Vec<Example>, Vec<Example>) {
+    let mut questions: Vec<String> = examples.iter().map(|example| example.question.clone()).collect();
+    questions.sort_by_cached_key(|question| (seed.derive_str(question).0, question.clone()));
+    questions.dedup();
+    let n = match questions.len() {
+        n if share > 0.0 && n > 1 => ((n as f64 * share).round() as usize).clamp(1, n - 1),
+        _ => 0,
+    };
+    let held_out: std::collections::HashSet<String> = questions.drain(..n).collect();
+    examples
+        .into_iter()
+        .partition(|example| !held_out.contains(&example.question))
+}
+
+impl Training<'_> {
+    fn step(&mut self, examples: &[&Example], learning_rate: f64, cancel: &Cancel) -> Result<StepReport> {
+        let (config, step) = (self.config, self.progress.step + 1);
+        let n: usize = examples.iter().map(|example| config.objective.n(example)).sum();
+        let mut gradient = vec![0.0; self.adapter.values.len()];
+        let mut total = Measure::default();
+        for (idx, examples) in packed(examples, config.pack_tokens).into_iter().enumerate() {
+            cancelled(cancel)?;
+            let batch = Batch::new(examples);
+            let reference = self.reference(&batch)?;
+            let dropout = dropout_of(
+                config.dropout,
+                config.seed.derive_str("dropout").derive(step).derive(idx as u64),
+            );
+            let weight = 1.0 / n as f32;
+            let gradient = Some((&mut gradient[..], weight));
+            total += config
+                .objective
+                .measure(self.base, &self.adapter, &batch, &reference, dropout, gradient)?;
+        }
+        let grad_norm = clip(&mut gradient, config.clip_norm);
+        for (what, number) in [("a loss", total.loss), ("a gradient", grad_norm)] {
+            if !number.is_finite() {
+                return Err(TrainingError::Diverged {
+                    step,
+                    what: what.into(),
+                });
+            }
+        }
+        self.adam
+            .update(&mut self.adapter.values, &gradient, learning_rate as f32, step);
+        self.progress.step = step;
+        Ok(StepReport {
+            step,
+            steps: step,
+            measure: Evaluation::new(step, config.objective, &total),
+            learning_rate,
+            grad_norm,
+            tokens: total.rows,
+            evaluation: None,
+        })
+    }
+
+    fn evaluate(&mut self, examples: &[&Example], cancel: &Cancel) -> Result<Evaluation> {
+        let mut total = Measure::default();
+        for examples in packed(examples, self.config.pack_tokens) {
+            cancelled(cancel)?;
+            let batch = Batch::new(examples);
+            let reference = self.reference(&batch)?;
+            total += self
+                .config
+                .objective
+                .measure(self.base, &self.adapter, &batch, &reference, None, None)?;
+        }
+        Ok(Evaluation::new(self.progress.step, self.config.objective, &total))
+    }
+
+    fn judge(&mut self, evaluation: Evaluation) -> Evaluation {
+        if self.progress.best.is_none_or(|best| evaluation.loss < best.loss) {
+            self.progress.best = Some(evaluation);
+            self.progress.since_best = 0;
+            self.best = Some(self.adapter.values.clone());
+        } else {
+            self.progress.since_best += 1;
+        }
+        evaluation
+    }
+
+    fn out_of_patience(&self) -> bool {
+        self.config.patience > 0 && self.progress.since_best >= self.config.patience
+    }
+
+    fn reference(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        if !self.config.objective.needs_reference() {
+            return Ok(Vec::new());
+        }
+        let known = |example: &&Example| self.references.contains_key(&std::ptr::from_ref(*example));
+        if !batch.examples.iter().all(known) {
+            let mut computed = log_probability(self.base, None, batch)?.into_iter();
+            for &example in batch.examples {
+                let own = computed.by_ref().take(example.completions.len()).collect();
+                self.references.insert(example, own);
+            }
+        }
+        let of = |&example: &&Example| self.references[&std::ptr::from_ref(example)].clone();
+        Ok(batch.examples.iter().flat_map(of).collect())
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        let progress = serde_json::to_vec(&self.progress).expect("plain data");
+        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
+        let mut tensors = HashMap::from([
+            ("progress", Tensor::from_slice(&progress, progress.len(), &Device::Cpu)?),
+            ("values", tensor(&self.adapter.values)?),
+            ("mean", tensor(&self.adam.mean)?),
+            ("square", tensor(&self.adam.square)?),
+        ]);
+        if let Some(best) = &self.best {
+            tensors.insert("best", tensor(best)?);
+        }
+        write_whole(path, |path| {
+            candle_core::safetensors::save(&tensors, path).map_err(std::io::Error::other)
+        })
+    }
+
+    fn restore(&mut self, path: &Path) -> Result<()> {
+        let damaged = |message: String| TrainingError::Corrupt {
+            path: path.into(),
+            message,
+        };
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+        let get = |name: &str| tensors.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
+        let progress: Progress =
+            serde_json::from_slice(&get("progress")?.to_vec1::<u8>()?).map_err(|error| damaged(error.to_string()))?;
+        if progress.fingerprint != self.progress.fingerprint {
+            return Err(TrainingError::Invalid(format!(
+                "the checkpoint `{}` belongs to other settings or other data: remove it to start anew",
+                path.display()
+            )));
+        }
+        for (name, place) in [
+            ("values", &mut self.adapter.values),
+            ("mean", &mut self.adam.mean),
+            ("square", &mut self.adam.square),
+        ] {
+            let values = get(name)?.to_vec1::<f32>()?;
+            if values.len() != place.len() {
+                return Err(damaged(format!(
+                    "`{name}` has {} numbers, expected {}",
+                    values.len(),
+                    place.len()
+                )));
+            }
+            *place = values;
+        }
+        self.best = match progress.best {
+            Some(_) => Some(get("best")?.to_vec1()?),
+            None => None,
+        };
+        self.progress = progress;
+        Ok(())
+    }
+}
+
+/// Checks an example and cuts its prompt's beginning to the longest length.
+fn prepared(example: &Example, idx: usize, base: &Base, config: &TrainingConfig) -> Result<Example> {
+    let wrong = |message: String| Err(TrainingError::Example { example: idx, message });
+    let completions = &example.completions;
+    if example.prompt.is_empty() || completions.is_empty() || completions.iter().any(Vec::is_empty) {
+        return wrong("the prompt and every completion need at least one token".into());
+    }
+    let tokens = example.prompt.iter().chain(completions.iter().flatten());
+    if let Some(token) = tokens.copied().find(|&token| token as usize >= base.config.vocabulary) {
+        return wrong(format!(
+            "token {token} is not in the vocabulary of {}",
+            base.config.vocabulary
+        ));
+    }
+    if config.objective == Objective::Sft {
+        if !example.pairs.is_empty() {
+            return wrong("pairs are for dpo and prm: sft learns every completion".into());
+        }
+    } else if example.pairs.is_empty() {
+        return wrong("no pair of a chosen and a rejected completion".into());
+    }
+    let valid = |&(a, b): &(usize, usize)| a < completions.len() && b < completions.len() && a != b;
+    if let Some((a, b)) = example.pairs.iter().copied().find(|pair| !valid(pair)) {
+        return wrong(format!(
+            "the pair ({a}, {b}) does not name two of {} completions",
+            completions.len()
+        ));
+    }
+    let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
+    let limit = config.max_length.min(base.config.context_tokens);
+    if longest >= limit {
+        return wrong(format!(
+            "a completion has {longest} tokens; with its prompt at most {limit} are allowed"
+        ));
+    }
+    let cut = (example.prompt.len() + longest).saturating_sub(limit);
+    Ok(Example {
+        prompt: example.prompt[cut..].to_vec(),
+        ..example.clone()
+    })
+}
+
+/// Runs of examples with at most so many tokens together, one at least.
+fn packed<'a, 'b>(examples: &'a [&'b Example], tokens: usize) -> Vec<&'a [&'b Example]> {
+    let len = |example: &Example| example.prompt.len() + example.completions.iter().map(Vec::len).sum::<usize>();
+    let mut runs = Vec::new();
+    let (mut start, mut sum) = (0, 0);
+    for (idx, example) in examples.iter().enumerate() {
+        if idx > start && sum + len(example) > tokens {
+            runs.push(&examples[start..idx]);
+            (start, sum) = (idx, 0);
+        }
+        sum += len(example);
+    }
+    runs.push(&examples[start..]);
+    runs
+}
+
+/// Fisher-Yates.
+fn permutation(n: usize, seed: Seed) -> Vec<usize> {
+    let mut rng = seed.rng();
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, rng.below(i + 1));
+    }
+    order
+}
+
+fn fingerprint(config: &TrainingConfig, examples: &[Example], held_out: &[Example]) -> u64 {
+    // How often it is saved changes nothing.
+    let config = TrainingConfig {
+        checkpoint_every: 0,
+        ..config.clone()
+    };
+    let parts = [
+        serde_json::to_string(&config),
+        serde_json::to_string(examples),
+        serde_json::to_string(held_out),
+    ];
+    let text = |part: &serde_json::Result<String>| part.as_ref().expect("plain data").clone();
+    parts.iter().fold(Seed(0), |seed, part| seed.derive_str(&text(part))).0
+}
+
+fn cancelled(cancel: &Cancel) -> Result<()> {
+    cancel.check().map_err(|_| TrainingError::Cancelled)
+}
