@@ -329,38 +329,53 @@ fn ctrl_c_leaves_a_run_that_goes_on() {
     assert_eq!(runs[0]["status"], "stopped", "{runs}");
 }
 
-/// 50 kills at random moments, over as many runs as that takes; each run ends with the rows of a run
-/// that nobody disturbed.
 #[test]
 fn a_killed_run_resumes_to_the_same_rows() {
     let Some(prepared) = home() else { return };
+    survives(prepared.path(), "evidence", &["--limit", "2"], 50);
+}
+
+/// Judges that ask the model: their shuffles, retries and continuations are drawn again as they were.
+#[test]
+fn a_killed_run_with_a_model_for_judge_resumes_to_the_same_rows() {
+    let Some(prepared) = home() else { return };
+    for judge in ["llm:smollm2-135m", "rollout:1"] {
+        survives(prepared.path(), judge, &["--limit", "1", "--max-tokens", "24"], 4);
+    }
+}
+
+/// Kills at random moments, over as many runs as that takes; each run ends with the rows of a run that
+/// nobody disturbed.
+fn survives(prepared: &Path, judge: &str, options: &[&str], at_least: u32) {
     let start = [
-        "run",
-        "--questions",
-        "factbook-dev",
-        "--corpus",
-        "factbook",
-        "--agent",
-        "search-o1",
-        "--limit",
-        "2",
-        "--candidates",
-        "2",
-        "--max-steps",
-        "2",
-        "--judge",
-        "evidence",
-        "--seed",
-        "5",
-        "--name",
-        "kill",
-    ];
+        &[
+            "run",
+            "--questions",
+            "factbook-dev",
+            "--corpus",
+            "factbook",
+            "--agent",
+            "search-o1",
+            "--candidates",
+            "2",
+            "--max-steps",
+            "2",
+            "--judge",
+            judge,
+            "--seed",
+            "5",
+            "--name",
+            "kill",
+        ],
+        options,
+    ]
+    .concat();
     let rows = |home: &Path, run: &str| {
         let dump = output(home, &["runs", "dump", run]);
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
         String::from_utf8(dump.stdout).unwrap().replace(run, "RUN")
     };
-    let reference = copy_of(prepared.path());
+    let reference = copy_of(prepared);
     let began = Instant::now();
     let finished = json(reference.path(), &start);
     let whole = began.elapsed();
@@ -369,8 +384,8 @@ fn a_killed_run_resumes_to_the_same_rows() {
 
     let mut rng = gym_seed(42);
     let mut kills = 0;
-    while kills < 50 {
-        let home = copy_of(prepared.path());
+    while kills < at_least {
+        let home = copy_of(prepared);
         let run = loop {
             let runs = json(home.path(), &["runs", "list"]);
             let known = runs[0]["run"].as_str().map(str::to_owned);
@@ -391,8 +406,61 @@ fn a_killed_run_resumes_to_the_same_rows() {
             }
             child.wait().unwrap();
         };
-        assert_eq!(rows(home.path(), &run), expected);
+        assert_eq!(rows(home.path(), &run), expected, "{judge}");
     }
+}
+
+#[test]
+fn a_second_judge_reads_a_stored_run_and_the_two_are_compared() {
+    let Some(home) = home() else { return };
+    let start = "run --questions factbook-dev --corpus factbook --agent react --limit 2 --candidates 3 --max-steps 2";
+    let options = "--max-tokens 24 --select random --judge evidence --seed 3";
+    let arguments: Vec<&str> = start.split(' ').chain(options.split(' ')).collect();
+    let run = json(home.path(), &arguments);
+    assert_eq!(run["config"]["select"], "random");
+    let run = run["run"].as_str().unwrap();
+    let annotate = ["annotate", run, "--judge", "llm:smollm2-135m"];
+
+    let first = json(home.path(), &annotate);
+    assert_eq!(first["judged"], first["states"]);
+    let again = json(home.path(), &annotate);
+    assert_eq!(
+        (&again["judged"], &again["states"]),
+        (&Value::from(0), &first["states"])
+    );
+
+    let same = json(home.path(), &["agreement", run, "--judges", "evidence,evidence"]);
+    assert_eq!(same["kendall_tau"]["value"], 1.0, "{same}");
+    let two = json(
+        home.path(),
+        &["agreement", run, "--judges", "evidence,llm:smollm2-135m"],
+    );
+    for field in [
+        "a",
+        "b",
+        "questions",
+        "states",
+        "abstained_b",
+        "pair_accuracy",
+        "kendall_tau",
+        "cohen_kappa",
+    ] {
+        assert!(two.get(field).is_some(), "no `{field}` in {two}");
+    }
+    assert_eq!(two["states"], first["states"]);
+
+    let unknown = output(home.path(), &["annotate", run, "--judge", "oracle"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let language = output(
+        home.path(),
+        &[&arguments[..], &["--reward-model", "smollm2-135m"]].concat(),
+    );
+    assert_eq!(language.status.code(), Some(1));
+    assert!(
+        String::from_utf8(language.stderr)
+            .unwrap()
+            .contains("of kind `language`")
+    );
 }
 
 /// Uniform draws in [0, 1) from a fixed seed (a linear congruential generator is random enough here).

@@ -1,5 +1,7 @@
 //! Judges that ask a model: rankings by a language model, and continuations.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod scripted;
 
 use std::sync::{Arc, Mutex};
@@ -370,4 +372,77 @@ fn a_rollout_needs_a_gold_answer_and_stops_when_told() {
     cancel.cancel();
     let stopped = judged_on(&labelled(), &judge, &[], &[search("Alpha")], Seed(1), &cancel);
     assert!(matches!(stopped, Err(EngineError::Cancelled)), "{stopped:?}");
+}
+
+/// Stops at any event: what is resumed from the stored steps ends in the same steps.
+#[test]
+fn an_episode_with_these_judges_resumes_from_every_prefix_to_the_same_steps() {
+    struct Silent;
+    impl gym::Observer for Silent {
+        fn on_event(&mut self, _: gym::Event<'_>) -> Result<(), EngineError> {
+            Ok(())
+        }
+    }
+    let policy = |user: &str, seed: Seed| {
+        if user.contains("Look up:") {
+            "Found: it".to_owned()
+        } else if user.contains("No more searches") {
+            ["Answer: Gamma", "Answer: Delta"][seed.0 as usize % 2].into()
+        } else {
+            format!("Search: {}", ["Alpha", "Beta", "Zeta"][seed.0 as usize % 3])
+        }
+    };
+    let rollout = rollout(AgentKind::SearchO1, Outcome::F1, 4, policy);
+    let llm = llm(PromptStyle::Compact, |user, seed| {
+        let shown = actions(user);
+        format!("Best: {}", shown[seed.0 as usize % shown.len()].0)
+    });
+    let model = Script(policy, 10_000);
+    let retriever = RETRIEVER();
+    for judge in [&rollout as &dyn Judge, &llm] {
+        let engines = gym::Engines {
+            agent: &rollout.agent,
+            policy: &model,
+            reader: &model,
+            retriever: &retriever,
+            judge: Some(judge),
+            reward_model: None,
+        };
+        let play = |steps: Vec<Step>| {
+            let cancel = Cancel::default();
+            gym::run_episode(
+                &labelled(),
+                &config(4, 4),
+                &engines,
+                Seed(9),
+                steps,
+                &mut Silent,
+                &cancel,
+            )
+            .unwrap()
+        };
+        let whole = play(Vec::new());
+        assert!(whole.len() > 2 && whole.iter().all(|step| step.verdict.is_some()));
+        for n in 0..whole.len() {
+            assert_eq!(play(whole[..n].to_vec()), whole, "{} from step {n}", judge.id());
+            // And the stored state, judged later, gets the verdict that it got then.
+            let seed = gym::judge::step_seed(Seed(9), &labelled().question.id, n as u32);
+            let mut state = state_after(&labelled().question, &whole[..n]);
+            state.truncated = whole[n].truncated;
+            let later = judge.judge(&Visit {
+                labelled: &labelled(),
+                steps: &whole[..n],
+                state: &state,
+                candidates: &whole[n].candidates,
+                seed: gym::judge::judging_seed(seed),
+                cancel: &Cancel::default(),
+            });
+            assert_eq!(
+                later.unwrap(),
+                whole[n].verdict.clone().unwrap(),
+                "{} at step {n}",
+                judge.id()
+            );
+        }
+    }
 }

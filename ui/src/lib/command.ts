@@ -22,6 +22,8 @@ export function defaultSettings(corpus: string, model: string): AgentSettings {
     max_tokens: 192,
     seed: 0,
     judge: null,
+    reward_model: null,
+    select: null,
   };
 }
 
@@ -41,6 +43,8 @@ export function commandLine(request: RunRequest): string {
     ["max-tokens", settings.max_tokens],
     ["seed", settings.seed],
     ["judge", settings.judge],
+    ["reward-model", settings.reward_model],
+    ["select", settings.select],
     ["limit", request.limit],
     ["name", request.name || null],
   ];
