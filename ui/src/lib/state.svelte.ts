@@ -121,6 +121,8 @@ class Shared {
 function restored(overview: Overview): AgentSettings {
   const models = answering(overview);
   const settings = defaultSettings(overview.corpora[0]?.name ?? "factbook", models[0]?.name ?? "smollm2-135m");
+  // One question is asked to see how ranking works, so it is ranked wherever its gold is known.
+  settings.judge = "evidence";
   try {
     const kept: unknown = JSON.parse(localStorage.getItem("settings") ?? "null");
     if (typeof kept === "object" && kept !== null) Object.assign(settings, kept);
