@@ -1,3 +1,4 @@
+import { untrack } from "svelte";
 import { go, PLACES, type Place } from "./route";
 
 /** Everything a key does. The palette, the sheet of shortcuts and the tooltips are made from this list. */
@@ -42,7 +43,8 @@ let bound = $state.raw<Handlers[]>([]);
 
 /** Binds handlers until the returned function is called: `$effect(() => bind({…}))`. */
 export function bind(handlers: Handlers): () => void {
-  bound = [...bound, handlers];
+  // The effect that binds must not run again because something was bound.
+  untrack(() => (bound = [...bound, handlers]));
   return () => (bound = bound.filter((other) => other !== handlers));
 }
 
