@@ -196,7 +196,10 @@ pub async fn remove_question_set(studio: State<'_, Studio>, name: String) -> Rep
 #[tauri::command]
 #[specta::specta]
 pub async fn preview(studio: State<'_, Studio>, path: String, format: Option<String>) -> Reply<PreviewView> {
-    on_thread(&studio, move |_| studio::preview::preview(&PathBuf::from(path), format.as_deref())).await
+    on_thread(&studio, move |_| {
+        studio::preview::preview(&PathBuf::from(path), format.as_deref())
+    })
+    .await
 }
 
 #[tauri::command]
@@ -208,7 +211,10 @@ pub async fn questions(
     offset: u32,
     limit: u32,
 ) -> Reply<QuestionPage> {
-    on_thread(&studio, move |studio| studio.find_questions(&set, &words, offset, limit)).await
+    on_thread(&studio, move |studio| {
+        studio.find_questions(&set, &words, offset, limit)
+    })
+    .await
 }
 
 #[tauri::command]

@@ -98,7 +98,10 @@ impl Studio {
                 });
             }
         }
-        Ok(Comparison { runs: compared, questions })
+        Ok(Comparison {
+            runs: compared,
+            questions,
+        })
     }
 }
 

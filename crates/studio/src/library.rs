@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::view::{
-    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView, Rejected,
-    SearchView, TermView,
+    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView,
+    Rejected, SearchView, TermView,
 };
 use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
 
@@ -346,7 +346,11 @@ fn memory_need(parameters: u64, file_bytes: f64) -> f64 {
     } else {
         0.0
     };
-    if file_bytes > 0.0 { file_bytes + weights + WORKING } else { 0.0 }
+    if file_bytes > 0.0 {
+        file_bytes + weights + WORKING
+    } else {
+        0.0
+    }
 }
 
 fn model_view(model: store::Model) -> ModelView {

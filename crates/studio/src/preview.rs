@@ -88,7 +88,11 @@ fn take(
         heading,
         text: text.chars().take(CHARACTERS).collect(),
     });
-    if records.len() == RECORDS { Err(Enough.into()) } else { Ok(()) }
+    if records.len() == RECORDS {
+        Err(Enough.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Keeps the first failure that is not our own stop, and the first rejection.
