@@ -185,8 +185,12 @@ impl Window {
     /// anything sticks out of the window sideways.
     async fn inspect(&self, name: &str) -> Result<()> {
         for theme in ["dark", "light"] {
-            self.script(&format!("document.documentElement.dataset.theme = '{theme}'"))
-                .await?;
+            // Painted, not only set: two frames later.
+            let body = format!(
+                "const done = arguments[arguments.length - 1]; document.documentElement.dataset.theme = '{theme}';
+                 requestAnimationFrame(() => requestAnimationFrame(() => done(true)));"
+            );
+            self.client.execute_async(&body, Vec::new()).await?;
             self.picture(&format!("{name}-{theme}")).await?;
             let found = self
                 .client
@@ -277,9 +281,7 @@ async fn first_run_to_first_answer(window: &Window) -> Result<()> {
     window.inspect("home").await?;
     // Short candidates: what is shown is tested here, not what a small model knows.
     window.press("2").await?;
-    window
-        .script("[...document.querySelectorAll('button')].find((button) => button.innerText === 'More').click()")
-        .await?;
+    window.click("more").await?;
     for (field, value) in [
         ("max-tokens", "32"),
         ("max-steps", "2"),
@@ -357,12 +359,12 @@ async fn import_and_its_errors(window: &Window) -> Result<()> {
     // Markup in a document stays text.
     window.choose("search-query", "sweet").await?;
     window
-        .script("const select = document.querySelector('select[aria-label=Corpus]'); select.value = 'fruit'; select.dispatchEvent(new Event('change'))")
+        .script("const select = document.querySelector('select[aria-label=Corpus]'); select.value = 'fruit'; select.dispatchEvent(new Event('change', { bubbles: true }))")
         .await?;
     window.click("search-button").await?;
     window
         .holds(
-            "document.querySelector('[data-testid=hit] mark')?.innerText === 'sweet'",
+            "document.querySelector('[data-testid=hit] strong')?.innerText === 'Apple' && document.querySelector('[data-testid=hit] mark')?.innerText === 'sweet'",
             PATIENCE,
         )
         .await?;
@@ -407,6 +409,7 @@ async fn import_and_its_errors(window: &Window) -> Result<()> {
 
 async fn run_pause_resume_compare(window: &Window) -> Result<()> {
     window.press("3").await?;
+    window.find("run-new").await?;
     window.inspect("runs-empty").await?;
     for (name, agent, limit) in [("short", "direct", "2"), ("paused", "react", "3")] {
         window.press("n").await?;
