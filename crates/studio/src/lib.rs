@@ -7,12 +7,16 @@ mod ask;
 pub mod bench;
 mod bench_retrieve;
 mod clock;
+pub mod compare;
+pub mod doctor;
 mod endpoints;
 mod engines;
 mod error;
 mod evaluate;
+mod export;
 mod judges;
 mod library;
+pub mod preview;
 mod run;
 mod setup;
 mod show;
@@ -46,6 +50,8 @@ struct Inner {
     models: Mutex<HashMap<String, Arc<dyn gym::LanguageModel>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
+    /// Scores of finished runs, by id.
+    finished_runs: Mutex<HashMap<String, view::RunView>>,
 }
 
 impl Studio {
@@ -67,6 +73,7 @@ impl Studio {
                 models: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),
+                finished_runs: Mutex::default(),
             }),
         })
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::view::{
-    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionSetView, QuestionView, Rejected,
-    SearchView, TermView,
+    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView,
+    Rejected, SearchView, TermView,
 };
 use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, show};
 
@@ -72,6 +72,34 @@ impl Studio {
                 kind: labelled.kind,
             })
             .collect())
+    }
+
+    /// The questions whose text or answer holds every one of the words, a page at a time.
+    pub fn find_questions(&self, set: &str, words: &str, offset: u32, limit: u32) -> Result<QuestionPage> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
+        let mut matching = 0;
+        let mut questions = Vec::new();
+        for labelled in self.store().questions(set, None)? {
+            let answer = labelled.gold.answers.first().cloned().unwrap_or_default();
+            let text = format!("{} {answer}", labelled.question.text).to_lowercase();
+            if words.iter().all(|word| text.contains(word)) {
+                if matching >= offset && matching - offset < limit {
+                    questions.push(QuestionView {
+                        id: labelled.question.id.0,
+                        text: labelled.question.text,
+                        answer,
+                        kind: labelled.kind,
+                    });
+                }
+                matching += 1;
+            }
+        }
+        Ok(QuestionPage { matching, questions })
+    }
+
+    /// Refused while a run refers to the set.
+    pub fn remove_question_set(&self, name: &str) -> Result<()> {
+        Ok(self.store().remove_question_set(name)?)
     }
 
     pub fn models(&self) -> Result<Vec<ModelView>> {
@@ -344,6 +372,16 @@ impl Studio {
     }
 }
 
+/// Most bytes a loaded model takes: its weights, laid out anew while the file's are still there, and room to work.
+fn memory_need(file_bytes: f64) -> f64 {
+    const WORKING: f64 = 256e6;
+    if file_bytes > 0.0 {
+        1.5 * file_bytes + WORKING
+    } else {
+        0.0
+    }
+}
+
 fn model_view(mut model: store::Model) -> ModelView {
     if let Ok(Some(settings)) = endpoints::settings(&model) {
         model.path = settings.url;
@@ -357,11 +395,12 @@ fn model_view(mut model: store::Model) -> ModelView {
         architecture: model.architecture,
         parameters: model.parameters as f64,
         file_bytes,
+        memory_bytes: memory_need(file_bytes),
         adapter_of: model.adapter_of,
     }
 }
 
-fn parse_format(format: Option<&str>) -> Result<Option<corpus::Format>> {
+pub(crate) fn parse_format(format: Option<&str>) -> Result<Option<corpus::Format>> {
     match format {
         None | Some("auto") => Ok(None),
         Some(name) => name
