@@ -134,6 +134,9 @@ pub struct Annotation {
     pub abstained: u32,
 }
 
+/// A state's rewards by judge; `None` where the judge abstained.
+type Verdicts = BTreeMap<String, Option<Vec<f64>>>;
+
 /// How far two judges agree on a run's states.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JudgeAgreement {
@@ -275,10 +278,10 @@ impl Studio {
     pub fn agreement(&self, run: &str, a: &str, b: &str) -> Result<JudgeAgreement> {
         let row = self.run_row(run)?;
         let own = run::chooser_of(&row)?;
-        let mut states: Vec<(QuestionId, Step, BTreeMap<String, Option<Vec<f64>>>)> = Vec::new();
+        let mut states: Vec<(QuestionId, Step, Verdicts)> = Vec::new();
         for episode in self.store().episodes(run)? {
             let question = episode.question_id;
-            let mut by_step: BTreeMap<u32, BTreeMap<String, Option<Vec<f64>>>> = BTreeMap::new();
+            let mut by_step: BTreeMap<u32, Verdicts> = BTreeMap::new();
             for stored in self.store().verdicts(run, &question)? {
                 let judge_id = match (stored.judge_id.as_str(), &own) {
                     (RUN_JUDGE, Some(own)) => own.clone(),
