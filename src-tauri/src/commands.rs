@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use studio::compare::Comparison;
+use studio::doctor::Check;
+use studio::preview::PreviewView;
 use studio::view::{
-    AskEvent, AskRequest, EpisodeRow, EpisodeView, ErrorView, ImportView, JobView, Overview, Progress, QuestionView,
-    RunRequest, RunView, SearchView, TermView,
+    AskEvent, AskRequest, EpisodeRow, EpisodeView, ErrorView, ImportView, JobView, ModelView, Overview, Progress,
+    QuestionPage, RunRequest, RunView, SearchView, TermView,
 };
 use studio::{Studio, StudioError};
 use tauri::State;
@@ -186,8 +189,63 @@ pub async fn remove_corpus(studio: State<'_, Studio>, name: String) -> Reply<()>
 
 #[tauri::command]
 #[specta::specta]
-pub async fn questions(studio: State<'_, Studio>, set: String, offset: u32, limit: u32) -> Reply<Vec<QuestionView>> {
-    on_thread(&studio, move |studio| studio.questions(&set, offset, limit)).await
+pub async fn remove_question_set(studio: State<'_, Studio>, name: String) -> Reply<()> {
+    on_thread(&studio, move |studio| studio.remove_question_set(&name)).await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn preview(studio: State<'_, Studio>, path: String, format: Option<String>) -> Reply<PreviewView> {
+    on_thread(&studio, move |_| {
+        studio::preview::preview(&PathBuf::from(path), format.as_deref())
+    })
+    .await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn questions(
+    studio: State<'_, Studio>,
+    set: String,
+    words: String,
+    offset: u32,
+    limit: u32,
+) -> Reply<QuestionPage> {
+    on_thread(&studio, move |studio| {
+        studio.find_questions(&set, &words, offset, limit)
+    })
+    .await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn compare(studio: State<'_, Studio>, runs: Vec<String>) -> Reply<Comparison> {
+    on_thread(&studio, move |studio| studio.compare(&runs)).await
+}
+
+/// Writes a run's episodes, one JSON value a line; returns how many.
+#[tauri::command]
+#[specta::specta]
+pub async fn export_run(studio: State<'_, Studio>, run: String, path: String) -> Reply<u32> {
+    on_thread(&studio, move |studio| studio.export_to(&run, &PathBuf::from(path))).await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn add_model(studio: State<'_, Studio>, path: String, name: String) -> Reply<ModelView> {
+    on_thread(&studio, move |studio| studio.add_model(&PathBuf::from(path), &name)).await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn remove_model(studio: State<'_, Studio>, name: String) -> Reply<()> {
+    on_thread(&studio, move |studio| studio.remove_model(&name)).await
+}
+
+#[tauri::command]
+#[specta::specta]
+pub async fn doctor(studio: State<'_, Studio>) -> Reply<Vec<Check>> {
+    on_thread(&studio, |studio| studio.doctor()).await
 }
 
 #[tauri::command]

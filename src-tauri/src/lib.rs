@@ -18,6 +18,8 @@ fn bindings() -> tauri_specta::Builder<tauri::Wry> {
             start_run,
             resume_run,
             cancel_run,
+            compare,
+            export_run,
             remove_run,
             jobs,
             runs,
@@ -26,10 +28,15 @@ fn bindings() -> tauri_specta::Builder<tauri::Wry> {
             episode,
             import_corpus,
             import_questions,
+            preview,
             remove_corpus,
+            remove_question_set,
             questions,
             search,
             explain,
+            add_model,
+            remove_model,
+            doctor,
         ])
         // One type a value, whichever way it crosses.
         .disable_serde_phases()

@@ -5,10 +5,14 @@
 
 mod ask;
 mod clock;
+pub mod compare;
+pub mod doctor;
 mod engines;
 mod error;
 mod evaluate;
+mod export;
 mod library;
+pub mod preview;
 mod run;
 mod setup;
 mod show;
@@ -38,6 +42,8 @@ struct Inner {
     models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
+    /// Scores of finished runs, by id.
+    finished_runs: Mutex<HashMap<String, view::RunView>>,
 }
 
 impl Studio {
@@ -59,6 +65,7 @@ impl Studio {
                 models: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),
+                finished_runs: Mutex::default(),
             }),
         })
     }

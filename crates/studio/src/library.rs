@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::view::{
-    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionSetView, QuestionView, Rejected,
-    SearchView, TermView,
+    CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView,
+    Rejected, SearchView, TermView,
 };
 use crate::{Cancel, Result, Studio, StudioError, clock, lock, show};
 
@@ -72,6 +72,34 @@ impl Studio {
                 kind: labelled.kind,
             })
             .collect())
+    }
+
+    /// The questions whose text or answer holds every one of the words, a page at a time.
+    pub fn find_questions(&self, set: &str, words: &str, offset: u32, limit: u32) -> Result<QuestionPage> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
+        let mut matching = 0;
+        let mut questions = Vec::new();
+        for labelled in self.store().questions(set, None)? {
+            let answer = labelled.gold.answers.first().cloned().unwrap_or_default();
+            let text = format!("{} {answer}", labelled.question.text).to_lowercase();
+            if words.iter().all(|word| text.contains(word)) {
+                if matching >= offset && matching - offset < limit {
+                    questions.push(QuestionView {
+                        id: labelled.question.id.0,
+                        text: labelled.question.text,
+                        answer,
+                        kind: labelled.kind,
+                    });
+                }
+                matching += 1;
+            }
+        }
+        Ok(QuestionPage { matching, questions })
+    }
+
+    /// Refused while a run refers to the set.
+    pub fn remove_question_set(&self, name: &str) -> Result<()> {
+        Ok(self.store().remove_question_set(name)?)
     }
 
     pub fn models(&self) -> Result<Vec<ModelView>> {
@@ -309,6 +337,22 @@ impl Studio {
     }
 }
 
+/// Most bytes a loaded model takes: smaller ones are unpacked to f32, and every one needs room to work.
+fn memory_need(parameters: u64, file_bytes: f64) -> f64 {
+    const MOST_UNPACKED: u64 = 1 << 28;
+    const WORKING: f64 = 256e6;
+    let weights = if parameters <= MOST_UNPACKED {
+        4.0 * parameters as f64
+    } else {
+        0.0
+    };
+    if file_bytes > 0.0 {
+        file_bytes + weights + WORKING
+    } else {
+        0.0
+    }
+}
+
 fn model_view(model: store::Model) -> ModelView {
     let file_bytes = std::fs::metadata(&model.path).map_or(0.0, |meta| meta.len() as f64);
     ModelView {
@@ -319,11 +363,12 @@ fn model_view(model: store::Model) -> ModelView {
         architecture: model.architecture,
         parameters: model.parameters as f64,
         file_bytes,
+        memory_bytes: memory_need(model.parameters, file_bytes),
         adapter_of: model.adapter_of,
     }
 }
 
-fn parse_format(format: Option<&str>) -> Result<Option<corpus::Format>> {
+pub(crate) fn parse_format(format: Option<&str>) -> Result<Option<corpus::Format>> {
     match format {
         None | Some("auto") => Ok(None),
         Some(name) => name

@@ -190,14 +190,18 @@ impl Studio {
     ) -> Result<()> {
         let started = Instant::now();
         let result = self.execute_episodes(run, workers, cancel, on_progress);
-        lock(&self.inner.jobs).remove(run);
         let (status, error) = match &result {
             Ok(()) => (store::RunStatus::Finished, None),
             Err(StudioError::Cancelled) => (store::RunStatus::Stopped, None),
             Err(error) => (store::RunStatus::Failed, Some(error.chain())),
         };
-        self.store().add_run_time(run, started.elapsed().as_millis() as u64)?;
-        self.store().set_run_status(run, status, error.as_deref())?;
+        let stored = self
+            .store()
+            .add_run_time(run, started.elapsed().as_millis() as u64)
+            .and_then(|()| self.store().set_run_status(run, status, error.as_deref()));
+        // Last, so that whoever sees the job gone sees how it ended.
+        lock(&self.inner.jobs).remove(run);
+        stored?;
         result
     }
 
@@ -323,7 +327,23 @@ impl Studio {
         self.view_of(self.run_row(run)?)
     }
 
+    /// A finished run's scores are computed once: a table of hundreds of runs is asked for often.
     fn view_of(&self, row: store::Run) -> Result<RunView> {
+        let settled = row.status == store::RunStatus::Finished;
+        if settled
+            && let Some(view) = lock(&self.inner.finished_runs).get(&row.id)
+            && view.took_ms == row.took_ms as f64
+        {
+            return Ok(view.clone());
+        }
+        let view = self.score(row)?;
+        if settled && view.finished + view.failed == view.questions {
+            lock(&self.inner.finished_runs).insert(view.id.clone(), view.clone());
+        }
+        Ok(view)
+    }
+
+    fn score(&self, row: store::Run) -> Result<RunView> {
         let settings = settings_of(&row)?;
         let episodes = self.store().episodes(&row.id)?;
         let finished: Vec<_> = episodes
@@ -449,7 +469,9 @@ impl Studio {
                 hint: ": it has no rag-gym.db".into(),
             });
         }
-        Ok(self.store().merge_from(&database)?)
+        let report = self.store().merge_from(&database)?;
+        lock(&self.inner.finished_runs).clear();
+        Ok(report)
     }
 
     /// One JSON value a line: every finished episode with its steps.

@@ -12,7 +12,7 @@ use crate::library::known;
 use crate::view::Progress;
 use crate::{Cancel, Result, Studio, StudioError, clock};
 
-pub(crate) const SAMPLE_QUESTION: &str = "What is the capital of the country whose highest point is Grossglockner?";
+pub(crate) const SAMPLE_QUESTION: &str = "What is the currency of the country whose national anthem is \"Zdravljica\"?";
 
 /// A model file that set-up brings.
 struct BuiltIn {

@@ -247,6 +247,14 @@ pub struct QuestionView {
     pub kind: Option<String>,
 }
 
+/// Some of a set's questions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
+pub struct QuestionPage {
+    /// How many there are in all.
+    pub matching: u32,
+    pub questions: Vec<QuestionView>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct ModelView {
     pub name: String,
@@ -257,6 +265,8 @@ pub struct ModelView {
     pub architecture: String,
     pub parameters: f64,
     pub file_bytes: f64,
+    /// Most that it takes when loaded, with its working memory.
+    pub memory_bytes: f64,
     pub adapter_of: Option<String>,
 }
 

@@ -13,6 +13,9 @@ export const commands = {
 	startRun: (request: RunRequest) => __TAURI_INVOKE<string>("start_run", { request }),
 	resumeRun: (run: string) => __TAURI_INVOKE<null>("resume_run", { run }),
 	cancelRun: (run: string) => __TAURI_INVOKE<null>("cancel_run", { run }),
+	compare: (runs: string[]) => __TAURI_INVOKE<Comparison>("compare", { runs }),
+	/**  Writes a run's episodes, one JSON value a line; returns how many. */
+	exportRun: (run: string, path: string) => __TAURI_INVOKE<number>("export_run", { run, path }),
 	removeRun: (run: string) => __TAURI_INVOKE<null>("remove_run", { run }),
 	jobs: () => __TAURI_INVOKE<JobView[]>("jobs"),
 	runs: () => __TAURI_INVOKE<RunView[]>("runs"),
@@ -21,10 +24,15 @@ export const commands = {
 	episode: (run: string, questionId: string) => __TAURI_INVOKE<EpisodeView>("episode", { run, questionId }),
 	importCorpus: (key: string, path: string, name: string, format: string | null, progress: Channel<Progress>) => __TAURI_INVOKE<ImportView>("import_corpus", { key, path, name, format, progress }),
 	importQuestions: (key: string, path: string, name: string, corpus: string | null, format: string | null, progress: Channel<Progress>) => __TAURI_INVOKE<ImportView>("import_questions", { key, path, name, corpus, format, progress }),
+	preview: (path: string, format: string | null) => __TAURI_INVOKE<PreviewView>("preview", { path, format }),
 	removeCorpus: (name: string) => __TAURI_INVOKE<null>("remove_corpus", { name }),
-	questions: (set: string, offset: number, limit: number) => __TAURI_INVOKE<QuestionView[]>("questions", { set, offset, limit }),
+	removeQuestionSet: (name: string) => __TAURI_INVOKE<null>("remove_question_set", { name }),
+	questions: (set: string, words: string, offset: number, limit: number) => __TAURI_INVOKE<QuestionPage>("questions", { set, words, offset, limit }),
 	search: (corpus: string, query: string, k: number) => __TAURI_INVOKE<SearchView>("search", { corpus, query, k }),
 	explain: (corpus: string, query: string, passageId: string) => __TAURI_INVOKE<TermView[]>("explain", { corpus, query, passageId }),
+	addModel: (path: string, name: string) => __TAURI_INVOKE<ModelView>("add_model", { path, name }),
+	removeModel: (name: string) => __TAURI_INVOKE<null>("remove_model", { name }),
+	doctor: () => __TAURI_INVOKE<Check[]>("doctor"),
 };
 
 /* Types */
@@ -78,10 +86,57 @@ export type CandidateView = {
 	redundant: boolean,
 };
 
+/**  What one run made of one question. */
+export type CellView = {
+	answer: string | null,
+	em: number | null,
+	f1: number | null,
+	searches: number,
+};
+
+export type Check = {
+	name: string,
+	ok: boolean,
+	/**  What was found; for a failed check also the remedy. */
+	detail: string,
+};
+
+export type ComparedQuestion = {
+	question_id: string,
+	question: string,
+	gold_answer: string,
+	/**  One per run, in the runs' order; `None` where a run has not answered it. */
+	cells: (CellView | null)[],
+};
+
+/**  A run beside the first one. */
+export type ComparedRun = {
+	run: RunView,
+	/**  Questions that this run and the first both asked; 0 for the first itself. */
+	shared: number,
+	em: DeltaView | null,
+	f1: DeltaView | null,
+};
+
+export type Comparison = {
+	runs: ComparedRun[],
+	/**  Every question that any of the runs asked, in the first run's order. */
+	questions: ComparedQuestion[],
+};
+
 export type CorpusView = {
 	name: string,
 	format: string,
 	passages: number,
+};
+
+/**  A mean difference to the first run over the questions that both asked. */
+export type DeltaView = {
+	mean: number | null,
+	low: number | null,
+	high: number | null,
+	/**  Two-sided, of a paired permutation test. */
+	p: number | null,
 };
 
 /**  A question of a run, without its steps. */
@@ -167,6 +222,8 @@ export type ModelView = {
 	architecture: string,
 	parameters: number | null,
 	file_bytes: number | null,
+	/**  Most that it takes when loaded, with its working memory. */
+	memory_bytes: number | null,
 	adapter_of: string | null,
 };
 
@@ -197,11 +254,36 @@ export type PassageView = {
 	gold: boolean,
 };
 
+export type PreviewRecord = {
+	/**  A passage's title, or a question. */
+	heading: string,
+	/**  The passage's text, or the answer. */
+	text: string,
+};
+
+/**  What a file seems to be, and its first records. */
+export type PreviewView = {
+	/**  The format guessed or given. */
+	format: string,
+	bytes: number | null,
+	passages: PreviewRecord[],
+	questions: PreviewRecord[],
+	/**  Why the first bad record before these was left out. */
+	rejected: Rejected | null,
+};
+
 /**  Progress of anything long; `total` is 0 while unknown. */
 export type Progress = {
 	label: string,
 	done: number | null,
 	total: number | null,
+};
+
+/**  Some of a set's questions. */
+export type QuestionPage = {
+	/**  How many there are in all. */
+	matching: number,
+	questions: QuestionView[],
 };
 
 export type QuestionSetView = {

@@ -1,19 +1,24 @@
 /** The only way from the page to the program. Tests put `fake.ts` in its place. */
 import { Channel } from "@tauri-apps/api/core";
 import { getCurrentWebview } from "@tauri-apps/api/webview";
-import { open } from "@tauri-apps/plugin-dialog";
+import { getCurrentWindow } from "@tauri-apps/api/window";
+import { open, save } from "@tauri-apps/plugin-dialog";
 import { commands } from "./bindings";
 import type {
   AskEvent,
   AskRequest,
+  Check,
+  Comparison,
   EpisodeRow,
   EpisodeView,
   ErrorView,
   ImportView,
   JobView,
+  ModelView,
   Overview,
+  PreviewView,
   Progress,
-  QuestionView,
+  QuestionPage,
   RunRequest,
   RunView,
   SearchView,
@@ -46,10 +51,19 @@ export interface Api {
   episode(run: string, question: string): Promise<EpisodeView>;
   importData(key: string, request: ImportRequest, progress: (progress: Progress) => void): Promise<ImportView>;
   removeCorpus(name: string): Promise<void>;
-  questions(set: string, offset: number, limit: number): Promise<QuestionView[]>;
+  preview(path: string, format: string | null): Promise<PreviewView>;
+  removeQuestions(name: string): Promise<void>;
+  questions(set: string, words: string, offset: number, limit: number): Promise<QuestionPage>;
+  compare(runs: string[]): Promise<Comparison>;
+  exportRun(run: string, path: string): Promise<number>;
+  addModel(path: string, name: string): Promise<ModelView>;
+  removeModel(name: string): Promise<void>;
+  doctor(): Promise<Check[]>;
   search(corpus: string, query: string, k: number): Promise<SearchView>;
   explain(corpus: string, query: string, passage: string): Promise<TermView[]>;
-  pickFile(): Promise<string | null>;
+  pickFile(folder?: boolean): Promise<string | null>;
+  pickTarget(name: string): Promise<string | null>;
+  fullscreen(on: boolean): Promise<void>;
   /** Calls back with the paths of files dropped on the window; returns how to stop listening. */
   onDrop(dropped: (paths: string[]) => void, over: (over: boolean) => void): Promise<() => void>;
 }
@@ -79,13 +93,22 @@ const tauri: Api = {
       ? commands.importCorpus(key, path, name, format, channel(progress))
       : commands.importQuestions(key, path, name, corpus, format, channel(progress)),
   removeCorpus: async (name) => void (await commands.removeCorpus(name)),
-  questions: (set, offset, limit) => commands.questions(set, offset, limit),
+  preview: (path, format) => commands.preview(path, format),
+  removeQuestions: async (name) => void (await commands.removeQuestionSet(name)),
+  questions: (set, words, offset, limit) => commands.questions(set, words, offset, limit),
+  compare: (runs) => commands.compare(runs),
+  exportRun: (run, path) => commands.exportRun(run, path),
+  addModel: (path, name) => commands.addModel(path, name),
+  removeModel: async (name) => void (await commands.removeModel(name)),
+  doctor: () => commands.doctor(),
   search: (corpus, query, k) => commands.search(corpus, query, k),
   explain: (corpus, query, passage) => commands.explain(corpus, query, passage),
-  pickFile: async () => {
-    const picked = await open({ multiple: false, directory: false });
+  pickFile: async (folder = false) => {
+    const picked = await open({ multiple: false, directory: folder });
     return typeof picked === "string" ? picked : null;
   },
+  pickTarget: (name) => save({ defaultPath: name }),
+  fullscreen: (on) => getCurrentWindow().setFullscreen(on),
   onDrop: (dropped, over) =>
     getCurrentWebview().onDragDropEvent(({ payload }) => {
       over(payload.type === "enter" || payload.type === "over");
