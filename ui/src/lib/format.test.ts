@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import type { RunRequest } from "../ipc";
 import { commandLine, defaultSettings } from "./command";
 import { bytes, count, duration, interval, magnitude, signed } from "./format";
-import { href, parseRoute } from "./route";
+import { above, href, parseRoute } from "./route";
 
 test("an interval is a percentage with its ends", () => {
   expect(interval({ mean: 0.412, low: 0.35, high: 0.479 })).toBe("41.2 (35.0–47.9)");
@@ -31,6 +31,13 @@ test("the command line quotes what a shell would split", () => {
 });
 
 test("routes survive names with slashes", () => {
-  expect(parseRoute(href("runs", "a/b", "q 1"))).toEqual({ place: "runs", run: "a/b", question: "q 1" });
-  expect(parseRoute("#/nowhere")).toEqual({ place: "home" });
+  expect(parseRoute(href("runs", "a/b", "q 1"))).toEqual({ place: "runs", rest: ["a/b", "q 1"] });
+  expect(parseRoute(href("compare", "a", "b", "c"))).toEqual({ place: "compare", rest: ["a", "b", "c"] });
+  expect(parseRoute("#/nowhere")).toEqual({ place: "home", rest: [] });
+  expect(parseRoute("#/present/only-a-run")).toEqual({ place: "home", rest: ["only-a-run"].slice(1) });
+});
+
+test("Esc leads one level up", () => {
+  const up = (hash: string) => above(parseRoute(hash));
+  expect([up("#/runs/a/q"), up("#/runs/a"), up("#/runs"), up("#/compare/a/b"), up("#/present/a/q")]).toEqual(["#/runs/a", "#/runs", null, "#/compare", "#/runs/a/q"]);
 });

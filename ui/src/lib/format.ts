@@ -14,12 +14,13 @@ export function interval(value: IntervalView | null | undefined): string {
 }
 
 export function fixed(value: Maybe, digits = 2): string {
-  return value == null ? "–" : value.toFixed(digits);
+  return value == null ? "–" : value.toFixed(digits).replace("-", "−");
 }
 
 export function signed(value: Maybe, digits = 2): string {
   if (value == null) return "–";
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+  const size = Math.abs(value).toFixed(digits);
+  return Number(size) === 0 ? size : `${value < 0 ? "−" : "+"}${size}`;
 }
 
 export function duration(ms: Maybe): string {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import type { CandidateView, PassageView } from "../ipc";
-import { idle, support, take } from "./live";
+import type { CandidateView, EpisodeView, PassageView } from "../ipc";
+import { evidence, idle, sampled, take, told } from "./live";
+import { isVerdict, marked, support } from "./support";
 
 const candidate = (over: Partial<CandidateView>): CandidateView => ({
   text: "",
@@ -59,12 +60,52 @@ describe("events of a question", () => {
   });
 });
 
-describe("the passages that speak for an answer", () => {
-  const live = idle();
-  take(live, { kind: "step_started", step_idx: 0, prompt: [], dropped: [], candidates: 1 });
-  take(live, { kind: "retrieved", query: "q", passages: [passage("a", "nothing"), passage("b", "in Oslo"), passage("c", "x", true)] });
-
-  test("gold first, then those that hold its words", () => {
-    expect(support(live.steps, "oslo").map((p) => p.id)).toEqual(["c", "b"]);
+describe("many candidates", () => {
+  test("merged ones still count as often as they were sampled", () => {
+    const live = idle();
+    take(live, { kind: "step_started", step_idx: 0, prompt: [], dropped: [], candidates: 3 });
+    expect(sampled(live.steps[0]!)).toBe(3);
+    take(live, { kind: "candidates", candidates: [candidate({ multiplicity: 2 }), candidate({})], chosen: 0 });
+    expect(sampled(live.steps[0]!)).toBe(3);
   });
+});
+
+describe("the passages that support an answer", () => {
+  const passages = [passage("a", "nothing"), passage("b", "in Oslo, Norway"), passage("c", "Oslo again", true), passage("d", "Oslofjord")];
+
+  test("only those that hold its words, gold ones first", () => {
+    expect(support(passages, "oslo.").map(({ passage }) => passage.id)).toEqual(["c", "b"]);
+  });
+
+  test("none is none", () => {
+    expect(support(passages, "Bergen")).toEqual([]);
+    expect(support(passages, null)).toEqual([]);
+    expect(support([passage("n", "no one knows")], "No")).toEqual([]);
+    expect([isVerdict("Yes."), isVerdict("Yes man")]).toEqual([true, false]);
+  });
+
+  test("marks are whole words in any case, and the text stays whole", () => {
+    const parts = marked("Vienna and VIENNA, not Viennas (a.b)", "vienna");
+    expect(parts.filter((part) => part.marked).map((part) => part.text)).toEqual(["Vienna", "VIENNA"]);
+    expect(parts.map((part) => part.text).join("")).toBe("Vienna and VIENNA, not Viennas (a.b)");
+    expect(marked("a.b axb", "a.b").filter((part) => part.marked)).toHaveLength(1);
+  });
+
+  test("a passage found twice is listed once", () => {
+    const live = idle();
+    for (const step_idx of [0, 1]) {
+      take(live, { kind: "step_started", step_idx, prompt: [], dropped: [], candidates: 1 });
+      take(live, { kind: "retrieved", query: "q", passages: [passage("a", "x")] });
+    }
+    expect(evidence(live.steps)).toHaveLength(1);
+  });
+});
+
+test("a stored episode looks as if it had just been answered", () => {
+  const episode: EpisodeView = {
+    run: "r", question_id: "q", question: "?", options: [], gold: { answers: [], titles: [], sub_questions: [] }, status: "finished", answer: "x",
+    termination: "answered", em: null, f1: null, tokens: { prompt: 0, cached: 0, generated: 0 }, took_ms: 1,
+    steps: [{ step_idx: 0, truncated: false, prompt: [], dropped: [], candidates: [candidate({ query: "who", text: "t" })], chosen: 0, judge: null, rationale: null, passages: [], finding: null, tokens: { prompt: 0, cached: 0, generated: 0 } }],
+  };
+  expect(told(episode)).toMatchObject({ phase: "finished", steps: [{ query: "who", streams: ["t"] }] });
 });

@@ -121,14 +121,12 @@ export function evidence(steps: LiveStep[]): PassageView[] {
   return [...seen.values()];
 }
 
-/** The passages a reader would cite: those that hold the answer's words, else the best few. */
-export function support(steps: LiveStep[], answer: string | null, most = 3): PassageView[] {
-  const all = evidence(steps);
-  const needle = (answer ?? "").trim().toLowerCase();
-  const holds = (passage: PassageView) =>
-    `${passage.title} ${passage.text.map((part) => part.text).join("")}`.toLowerCase().includes(needle);
-  const found = needle ? all.filter(holds) : [];
-  const gold = all.filter((passage) => passage.gold);
-  const chosen = [...new Set([...gold, ...found])];
-  return (chosen.length ? chosen : all.slice(0, 2)).slice(0, most);
+/** An episode that the store holds, as if it had just been answered. */
+export function told(episode: EpisodeView): Live {
+  return { ...idle(), phase: "finished", steps: episode.steps.map(liveStep), episode };
+}
+
+/** How many candidates were sampled, equal ones counted each. */
+export function sampled(step: LiveStep): number {
+  return step.candidates.length ? step.candidates.reduce((sum, candidate) => sum + candidate.multiplicity, 0) : step.streams.length;
 }

@@ -1,65 +1,46 @@
 import { api, errorOf, type AgentSettings, type ErrorView, type JobView, type Overview } from "../ipc";
 import { defaultSettings } from "./command";
-import { idle, take, type Live } from "./live";
+import { idle, take, told, type Live } from "./live";
 
-/** What every place shares: the overview, the jobs, and the question being answered. */
-class Shared {
-  overview = $state<Overview | null>(null);
-  error = $state<ErrorView | null>(null);
-  jobs = $state<JobView[]>([]);
+/** One question being answered, or one that was. */
+export class Asking {
   question = $state("");
-  asked = $state("");
-  live = $state<Live>(idle());
   settings = $state<AgentSettings | null>(null);
+  live = $state<Live>(idle());
   #key = "";
-
-  async refresh() {
-    try {
-      const overview = await api.overview();
-      this.overview = overview;
-      this.error = null;
-      if (!this.question && !this.asked) this.question = overview.sample_question;
-      if (!this.settings) this.settings = restored(overview);
-    } catch (thrown) {
-      this.error = errorOf(thrown);
-    }
-  }
-
-  async refreshJobs() {
-    const before = this.jobs.length;
-    try {
-      this.jobs = await api.jobs();
-    } catch {
-      return;
-    }
-    if (this.jobs.length !== before) await this.refresh();
-  }
 
   get busy() {
     return this.live.phase === "loading" || this.live.phase === "running";
   }
 
-  async ask() {
-    const question = this.question.trim();
-    if (!question || !this.settings || this.busy) return;
+  /** Answers the question; events of an earlier one are not heard any more. */
+  async ask(question: string, settings: AgentSettings): Promise<void> {
     const key = crypto.randomUUID();
     this.#key = key;
-    this.asked = question;
-    this.live = { ...idle(), phase: "loading", model: this.settings.model };
-    const settings = $state.snapshot(this.settings);
-    localStorage.setItem("settings", JSON.stringify(settings));
+    this.question = question;
+    this.settings = settings;
+    this.live = { ...idle(), phase: "loading", model: settings.model };
     try {
       const episode = await api.ask(key, { question, settings }, (events) => {
         if (this.#key === key) for (const event of events) take(this.live, event);
       });
-      if (this.#key === key && this.live.phase !== "finished") {
-        take(this.live, { kind: "finished", episode });
-      }
+      if (this.#key === key && this.live.phase !== "finished") take(this.live, { kind: "finished", episode });
     } catch (thrown) {
       const error = errorOf(thrown);
-      if (this.#key !== key) return;
-      take(this.live, error.code === "cancelled" ? { kind: "cancelled" } : { kind: "failed", error });
+      if (this.#key === key) take(this.live, error.code === "cancelled" ? { kind: "cancelled" } : { kind: "failed", error });
     }
+  }
+
+  /** Shows a question that was asked before, from the store. */
+  async recall(run: string): Promise<void> {
+    this.#key = run;
+    const [view, [row]] = await Promise.all([api.run(run), api.episodes(run)]);
+    if (!row) throw { code: "not_found", message: "This question left no trace: it was stopped before its first step." };
+    const episode = await api.episode(run, row.question_id);
+    if (this.#key !== run) return;
+    this.question = episode.question;
+    this.settings = view.settings;
+    this.live = told(episode);
   }
 
   async stop() {
@@ -67,9 +48,81 @@ class Shared {
   }
 }
 
+/** What every place shares: the overview, the jobs, and the question on the Ask screen. */
+class Shared {
+  overview = $state<Overview | null>(null);
+  error = $state<ErrorView | null>(null);
+  /** Something that no screen expected. */
+  fault = $state<ErrorView | null>(null);
+  jobs = $state<JobView[]>([]);
+  question = $state("");
+  settings = $state<AgentSettings | null>(null);
+  asking = new Asking();
+  beside = $state<Asking | null>(null);
+  /** Counts the changes to the list of runs. */
+  runsChanged = $state(0);
+  #typed = false;
+
+  async refresh() {
+    try {
+      const overview = await api.overview();
+      this.overview = overview;
+      this.error = null;
+      if (!this.#typed && !this.question) this.question = overview.sample_question;
+      this.#typed = true;
+      this.settings ??= restored(overview);
+      this.runsChanged += 1;
+    } catch (thrown) {
+      this.error = errorOf(thrown);
+    }
+  }
+
+  /** Hears how far the jobs are; when one began or ended, the lists are read again. */
+  async refreshJobs() {
+    const before = this.jobs.map((job) => job.run).join();
+    try {
+      const jobs = (await api.jobs()).toSorted((a, b) => a.run.localeCompare(b.run));
+      if (jobs.length || this.jobs.length) this.jobs = jobs;
+    } catch {
+      return;
+    }
+    if (this.jobs.map((job) => job.run).join() !== before) await this.refresh();
+  }
+
+  get busy() {
+    return this.asking.busy || (this.beside?.busy ?? false);
+  }
+
+  async ask(question = this.question) {
+    const text = question.trim();
+    if (!text || !this.settings || this.busy) return;
+    this.question = text;
+    this.beside = null;
+    const settings = $state.snapshot(this.settings);
+    localStorage.setItem("settings", JSON.stringify(settings));
+    await this.asking.ask(text, settings);
+    await this.refresh();
+  }
+
+  /** Asks the question on screen of another agent, whose steps are shown beside the first's. */
+  async askBeside(agent: string) {
+    const { question, settings } = this.asking;
+    if (!question || !settings || this.busy) return;
+    this.beside = new Asking();
+    await this.beside.ask(question, { ...$state.snapshot(settings), agent });
+    await this.refresh();
+  }
+
+  async stop() {
+    await Promise.all([this.asking.busy && this.asking.stop(), this.beside?.busy && this.beside.stop()]);
+  }
+}
+
 function restored(overview: Overview): AgentSettings {
-  const models = overview.models.filter((model) => model.kind === "language" || model.kind === "endpoint");
+  const models = answering(overview);
   const settings = defaultSettings(overview.corpora[0]?.name ?? "factbook", models[0]?.name ?? "smollm2-135m");
+  // One question is asked to see how ranking works, so it is ranked wherever its gold is known.
+  settings.judge = "evidence";
   try {
     const kept: unknown = JSON.parse(localStorage.getItem("settings") ?? "null");
     if (typeof kept === "object" && kept !== null) Object.assign(settings, kept);
@@ -82,8 +135,12 @@ function restored(overview: Overview): AgentSettings {
   if (models.length && !models.some((model) => model.name === settings.model)) {
     settings.model = models[0]?.name ?? settings.model;
   }
-  settings.judge = null;
   return settings;
+}
+
+/** Models that can answer: local ones and endpoints. */
+export function answering(overview: Overview) {
+  return overview.models.filter((model) => model.kind === "language" || model.kind === "endpoint");
 }
 
 export const shared = new Shared();
