@@ -145,10 +145,18 @@ impl Studio {
         self.model(name)
     }
 
+    /// Forgets a model. Its file goes too if it lies in the home, which set-up or training wrote.
     pub fn remove_model(&self, name: &str) -> Result<()> {
-        self.model_row(name)?;
+        let path = std::path::PathBuf::from(self.model_row(name)?.path);
         self.store().remove_model(name)?;
         lock(&self.inner.models).remove(name);
+        if path.starts_with(self.home().join("models")) && path.is_file() {
+            std::fs::remove_file(&path).map_err(|source| StudioError::File {
+                action: "remove",
+                path,
+                source,
+            })?;
+        }
         Ok(())
     }
 
