@@ -55,9 +55,9 @@ export type AgentSettings = {
 	/**  evidence | llm:MODEL | rollout:M | rollout:M:em, or `None` for no judge. All but llm need gold. */
 	judge: string | null,
 	/**  A model of kind `reward`, which gives the rewards in the judge's place. */
-	reward_model: string | null,
+	reward_model?: string | null,
 	/**  first | majority | random | reward; `None` chooses reward where something gives one, else majority. */
-	select: string | null,
+	select?: string | null,
 };
 
 /**  What happens while a question is answered. */
