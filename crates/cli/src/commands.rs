@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, RunRequest, RunView};
 use studio::{Cancel, RunOptions, Studio};
 
-use crate::arguments::{Arguments, Command, CorpusCommand, ModelsCommand, QuestionsCommand, RunsCommand};
+use crate::arguments::{
+    Arguments, BenchCommand, Command, CorpusCommand, ModelsCommand, QuestionsCommand, RunsCommand, TrainOptions,
+};
 use crate::output::{self, Progress, line, note};
 
 pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
@@ -82,6 +84,8 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             }
             line(&serde_json::to_string_pretty(&evaluation)?)
         }
+        Command::Train(options) => train(&studio, options, as_json, cancel),
+        Command::Bench(command) => bench(&studio, command, as_json, cancel),
         Command::Models(command) => models(&studio, command, as_json),
         Command::Merge { home2 } => {
             let report = studio.merge(&home2)?;
@@ -106,6 +110,38 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             }
         }
     }
+}
+
+fn train(studio: &Studio, options: TrainOptions, as_json: bool, cancel: &Cancel) -> Result<()> {
+    let mut progress = Progress::new();
+    let mut failed = None;
+    let report = studio.train(&options.request(), cancel, &mut |step| {
+        if as_json {
+            failed = failed.take().or(output::json(step).err());
+        }
+        let margin = step
+            .margin
+            .map_or(String::new(), |margin| format!(", margin {margin:.3}"));
+        progress.show(&format!(
+            "step {} of {}: loss {:.4}{margin}, {:.0} tokens/s",
+            step.step, step.steps, step.loss, step.tokens_per_second
+        ));
+    })?;
+    drop(progress);
+    match failed {
+        Some(error) => Err(error),
+        None if as_json => output::json(&report),
+        None => line(&serde_json::to_string_pretty(&report)?),
+    }
+}
+
+fn bench(studio: &Studio, command: BenchCommand, as_json: bool, cancel: &Cancel) -> Result<()> {
+    let BenchCommand::Train { model, tokens, steps } = command;
+    let bench = studio.bench_train(&model, tokens as usize, steps as usize, cancel)?;
+    if as_json {
+        return output::json(&bench);
+    }
+    line(&serde_json::to_string_pretty(&bench)?)
 }
 
 fn corpus(studio: &Studio, command: CorpusCommand, as_json: bool, cancel: &Cancel) -> Result<()> {

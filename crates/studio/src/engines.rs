@@ -126,7 +126,16 @@ impl Studio {
             return Ok(model.clone());
         }
         let row = self.model_row(name)?;
-        let model = Arc::new(lm::LocalModel::open(Path::new(&row.path))?);
+        let model = match &row.adapter_of {
+            // An adapter shares the weights of its base.
+            Some(base) => {
+                drop(models);
+                let adapted = self.load(base)?.with_adapter(Path::new(&row.path))?;
+                models = lock(&self.inner.models);
+                Arc::new(adapted)
+            }
+            None => Arc::new(lm::LocalModel::open(Path::new(&row.path))?),
+        };
         models.insert(name.into(), model.clone());
         Ok(model)
     }

@@ -4,6 +4,7 @@
 //! [`StudioError`]; they never see SQL, tensors or index files.
 
 mod ask;
+mod bench_train;
 mod clock;
 mod engines;
 mod error;
@@ -12,16 +13,19 @@ mod library;
 mod run;
 mod setup;
 mod show;
+mod train;
 pub mod view;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use bench_train::TrainBench;
 pub use error::StudioError;
 pub use evaluate::Evaluation;
 pub use gym::Cancel;
 pub use run::RunOptions;
+pub use train::{TrainReport, TrainRequest, TrainStep};
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
