@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use studio::JudgeSpec;
 use studio::bench::BenchOptions;
 use studio::view::AgentSettings;
+use studio::{JudgeSpec, TrainRequest};
 
 #[derive(Parser)]
 #[command(name = "rag-gym", version, about = "Search agents, offline: ask, run, evaluate")]
@@ -99,6 +99,8 @@ pub enum Command {
         #[arg(long, value_parser = pair, value_name = "A,B")]
         judges: (String, String),
     },
+    /// Train an adapter: a policy by sft or dpo, a reward model by prm
+    Train(TrainOptions),
     /// Model files
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -129,6 +131,16 @@ pub enum BenchCommand {
     Generate {
         #[command(flatten)]
         options: BenchModel,
+    },
+    /// Optimiser steps over random tokens: sft tokens and preference pairs per second
+    Train {
+        #[arg(long, default_value = "smollm2-135m")]
+        model: String,
+        /// Of a prompt and one completion
+        #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(65..=65_536))]
+        tokens: u32,
+        #[arg(long, default_value_t = 4)]
+        steps: u32,
     },
     /// Log-probability of each token of a text file, to compare with other programs
     Logprobs {
@@ -272,6 +284,110 @@ pub enum EndpointCommand {
         #[arg(long)]
         grammar: bool,
     },
+}
+
+#[derive(Args)]
+pub struct TrainOptions {
+    #[arg(value_parser = ["sft", "dpo", "prm"])]
+    method: String,
+    /// Runs whose judged episodes teach
+    #[arg(long, value_delimiter = ',')]
+    from: Vec<String>,
+    /// Files of TRL's JSON lines: messages, prompt and completion, or prompt, chosen and rejected
+    #[arg(long, value_delimiter = ',')]
+    data: Vec<PathBuf>,
+    /// Question sets whose gold evidence teaches (sft)
+    #[arg(long, value_delimiter = ',')]
+    expert: Vec<String>,
+    /// Agents that the gold evidence is shown to
+    #[arg(long, value_delimiter = ',', default_value = "search-o1")]
+    agents: Vec<String>,
+    /// Where the expert searches [default: the question set's]
+    #[arg(long)]
+    corpus: Option<String>,
+    /// Passages per search of the expert
+    #[arg(long, default_value_t = 3)]
+    k: u32,
+    /// A model, or an adapter to go on from
+    #[arg(long, default_value = "smollm2-135m")]
+    base: String,
+    /// Name of the new model
+    #[arg(long)]
+    out: String,
+    #[arg(long, default_value_t = 16)]
+    rank: u32,
+    #[arg(long, default_value_t = 32.0)]
+    alpha: f32,
+    /// Projections to train: q, k, v, o, gate, up, down, or all
+    #[arg(long, value_delimiter = ',', default_value = "q,k,v")]
+    targets: Vec<String>,
+    /// Peak learning rate [default: 5e-4 sft, 1e-4 dpo, 3e-4 prm]
+    #[arg(long)]
+    lr: Option<f32>,
+    #[arg(long, default_value = "linear", value_parser = ["constant", "linear", "cosine"])]
+    schedule: String,
+    /// Share of the steps over which the learning rate rises
+    #[arg(long, default_value_t = 0.05)]
+    warm_up: f32,
+    #[arg(long, default_value_t = 1)]
+    epochs: u32,
+    /// Examples per optimiser step
+    #[arg(long, default_value_t = 8)]
+    batch: u32,
+    /// Strength of dpo's tie to its reference
+    #[arg(long, default_value_t = 0.1)]
+    beta: f32,
+    /// Weight of prm's pull of rewards towards 0
+    #[arg(long, default_value_t = 0.01)]
+    centre: f32,
+    #[arg(long, default_value_t = 0.0)]
+    dropout: f32,
+    /// Tokens of prompt and completion; longer prompts lose their beginning
+    #[arg(long, default_value_t = 1024)]
+    max_length: u32,
+    /// Share of the questions that are held out
+    #[arg(long, default_value_t = 0.1)]
+    eval_ratio: f64,
+    /// Steps between evaluations [default: each epoch]
+    #[arg(long, default_value_t = 0)]
+    eval_every: u64,
+    /// Evaluations without improvement before the end; 0 goes on to the end
+    #[arg(long, default_value_t = 0)]
+    patience: u32,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl TrainOptions {
+    pub fn request(self) -> TrainRequest {
+        TrainRequest {
+            method: self.method,
+            runs: self.from,
+            files: self.data,
+            expert: self.expert,
+            agents: self.agents,
+            corpus: self.corpus,
+            k: self.k,
+            base: self.base,
+            out: self.out,
+            rank: self.rank as usize,
+            alpha: self.alpha,
+            targets: self.targets,
+            learning_rate: self.lr,
+            schedule: self.schedule,
+            warm_up: self.warm_up,
+            epochs: self.epochs,
+            batch: self.batch as usize,
+            beta: self.beta,
+            centre: self.centre,
+            dropout: self.dropout,
+            max_length: self.max_length as usize,
+            eval_ratio: self.eval_ratio,
+            eval_every: self.eval_every,
+            patience: self.patience,
+            seed: self.seed,
+        }
+    }
 }
 
 #[derive(Args)]

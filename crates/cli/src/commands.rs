@@ -12,6 +12,7 @@ use studio::{Cancel, RunOptions, Studio};
 
 use crate::arguments::{
     Arguments, BenchCommand, Command, CorpusCommand, EndpointCommand, ModelsCommand, QuestionsCommand, RunsCommand,
+    TrainOptions,
 };
 use crate::output::{self, Progress, line, note};
 
@@ -107,6 +108,7 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             }
             line(&serde_json::to_string_pretty(&agreement)?)
         }
+        Command::Train(options) => train(&studio, options, as_json, cancel),
         Command::Models(command) => models(&studio, command, as_json),
         Command::Endpoint(EndpointCommand::Add {
             name,
@@ -154,6 +156,29 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
                 line(&serde_json::to_string_pretty(&value)?)
             }
         }
+    }
+}
+
+fn train(studio: &Studio, options: TrainOptions, as_json: bool, cancel: &Cancel) -> Result<()> {
+    let mut progress = Progress::new();
+    let mut failed = None;
+    let report = studio.train(&options.request(), cancel, &mut |step| {
+        if as_json {
+            failed = failed.take().or(output::json(step).err());
+        }
+        let margin = step
+            .margin
+            .map_or(String::new(), |margin| format!(", margin {margin:.3}"));
+        progress.show(&format!(
+            "step {} of {}: loss {:.4}{margin}, {:.0} tokens/s",
+            step.step, step.steps, step.loss, step.tokens_per_second
+        ));
+    })?;
+    drop(progress);
+    match failed {
+        Some(error) => Err(error),
+        None if as_json => output::json(&report),
+        None => line(&serde_json::to_string_pretty(&report)?),
     }
 }
 
@@ -376,6 +401,9 @@ fn bench(studio: &Studio, command: BenchCommand, as_json: bool, cancel: &Cancel)
     let value = match command {
         BenchCommand::Retrieve { corpus, questions } => {
             serde_json::to_value(studio.bench_retrieve(corpus.as_deref(), questions.as_deref(), cancel)?)?
+        }
+        BenchCommand::Train { model, tokens, steps } => {
+            serde_json::to_value(studio.bench_train(&model, tokens as usize, steps as usize, cancel)?)?
         }
         BenchCommand::Generate { options } => serde_json::to_value(studio.bench_generate(&options.options(), cancel)?)?,
         BenchCommand::Logprobs { text, options, window } => {

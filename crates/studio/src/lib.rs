@@ -6,6 +6,7 @@
 mod ask;
 pub mod bench;
 mod bench_retrieve;
+mod bench_train;
 mod clock;
 pub mod compare;
 pub mod doctor;
@@ -20,6 +21,7 @@ pub mod preview;
 mod run;
 mod setup;
 mod show;
+mod train;
 pub mod view;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use bench_retrieve::{Recall, RetrievalBench};
+pub use bench_train::TrainBench;
 pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
@@ -34,6 +37,7 @@ pub use gym::Cancel;
 pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
 pub use run::RunOptions;
+pub use train::{TrainReport, TrainRequest, TrainStep};
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
@@ -46,8 +50,9 @@ pub struct Studio {
 struct Inner {
     home: PathBuf,
     store: store::Store,
-    /// Loaded models and open indexes, by name.
-    models: Mutex<HashMap<String, Arc<dyn gym::LanguageModel>>>,
+    /// Loaded models, connected endpoints and open indexes, by name.
+    models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
+    endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
     /// Scores of finished runs, by id.
@@ -71,6 +76,7 @@ impl Studio {
                 home,
                 store,
                 models: Mutex::default(),
+                endpoints: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),
                 finished_runs: Mutex::default(),

@@ -149,6 +149,7 @@ impl Studio {
         self.model_row(name)?;
         self.store().remove_model(name)?;
         lock(&self.inner.models).remove(name);
+        lock(&self.inner.endpoints).remove(name);
         Ok(())
     }
 

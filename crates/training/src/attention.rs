@@ -1,10 +1,9 @@
 //! Causal attention over a forest, and its backward pass. Probabilities are never kept: the backward pass
 //! computes them again, block by block, from the logarithm of each row's sum.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::elementwise::{dot, exp};
+use crate::elementwise::{dot, exp, vectorised};
 use crate::forest::Forest;
 use crate::matrix::{Panels, View, multiply_here};
 
@@ -97,23 +96,26 @@ pub fn attend_backward(
                     let values = values[part.segment].first(dim, part.rows);
                     multiply_here(d_out_block, values, &mut d_scores[part.at..], block.width, false);
                 }
-                Arch::new().dispatch(|| {
-                    let both = probabilities
-                        .chunks_exact_mut(block.width)
-                        .zip(d_scores.chunks_exact_mut(block.width));
-                    for (row, (p, ds)) in (from..to).zip(both) {
-                        let at = row * q_width + head * dim;
-                        let along = dot(&out[at..at + dim], &d_out[at..at + dim]);
-                        let sum = sums[head * rows + row];
-                        let visible = block.visible(row);
-                        for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
-                            *p = exp(*p * sight.scale - sum);
-                            *ds = *p * (*ds - along) * sight.scale;
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let both = probabilities
+                            .chunks_exact_mut(block.width)
+                            .zip(d_scores.chunks_exact_mut(block.width));
+                        for (row, (p, ds)) in (from..to).zip(both) {
+                            let at = row * q_width + head * dim;
+                            let along = dot(&out[at..at + dim], &d_out[at..at + dim]);
+                            let sum = sums[head * rows + row];
+                            let visible = block.visible(row);
+                            for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
+                                *p = exp(*p * sight.scale - sum);
+                                *ds = *p * (*ds - along) * sight.scale;
+                            }
+                            p[visible..].fill(0.0);
+                            ds[visible..].fill(0.0);
                         }
-                        p[visible..].fill(0.0);
-                        ds[visible..].fill(0.0);
-                    }
-                });
+                    },
+                );
                 let q_block = Panels::packed(q_head.rows(from..to));
                 let d_out_block = Panels::packed(d_out_block);
                 let probabilities = View::new(&probabilities, to - from, block.width);
@@ -150,24 +152,27 @@ pub fn attend_backward(
 
 /// Turns scores into probabilities; returns the logarithm of their sum.
 fn softmax(scores: &mut [f32], scale: f32) -> f32 {
-    Arch::new().dispatch(|| {
-        let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) * scale;
-        let mut sums = [0.0; 16];
-        let (whole, rest) = scores.as_chunks_mut::<16>();
-        for chunk in whole {
-            for (x, sum) in chunk.iter_mut().zip(&mut sums) {
+    vectorised(
+        #[inline(always)]
+        || {
+            let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) * scale;
+            let mut sums = [0.0; 16];
+            let (whole, rest) = scores.as_chunks_mut::<16>();
+            for chunk in whole {
+                for (x, sum) in chunk.iter_mut().zip(&mut sums) {
+                    *x = exp(x.mul_add(scale, -most));
+                    *sum += *x;
+                }
+            }
+            for (x, sum) in rest.iter_mut().zip(&mut sums) {
                 *x = exp(x.mul_add(scale, -most));
                 *sum += *x;
             }
-        }
-        for (x, sum) in rest.iter_mut().zip(&mut sums) {
-            *x = exp(x.mul_add(scale, -most));
-            *sum += *x;
-        }
-        let sum: f32 = sums.iter().sum();
-        scores.iter_mut().for_each(|x| *x /= sum);
-        most + sum.ln()
-    })
+            let sum: f32 = sums.iter().sum();
+            scores.iter_mut().for_each(|x| *x /= sum);
+            most + sum.ln()
+        },
+    )
 }
 
 /// What one head sees: keys and values of its group, packed by segment.

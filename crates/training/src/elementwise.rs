@@ -1,10 +1,28 @@
 //! Norms, rotations and activations with their derivatives. Each row by itself, rows in parallel.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Rows of a task.
 const TASK_ROWS: usize = 16;
+
+/// Runs a closure, which must be `#[inline(always)]`, compiled for the best vectors of this processor.
+#[inline(always)]
+pub fn vectorised<R>(work: impl FnMut() -> R) -> R {
+    Arch::new().dispatch(Vectorised(work))
+}
+
+struct Vectorised<F>(F);
+
+impl<R, F: FnMut() -> R> WithSimd for Vectorised<F> {
+    type Output = R;
+
+    // Called as `FnMut`: the shim around `FnOnce` would not be inlined, and so not be compiled for it.
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) -> R {
+        (self.0)()
+    }
+}
 
 /// `e^x` to about one unit in the last place, for loops that the compiler turns into vectors.
 ///
@@ -52,14 +70,17 @@ pub fn normalise(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     let tasks = y.par_chunks_mut(TASK_ROWS * width).zip(x.par_chunks(TASK_ROWS * width));
     tasks.for_each(|(y, x)| {
-        Arch::new().dispatch(|| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * scale * w;
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+                    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                        *y = x * scale * w;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     y
 }
@@ -70,16 +91,19 @@ pub fn normalise_backward(x: &[f32], weight: &[f32], epsilon: f32, dy: &[f32], d
     let step = TASK_ROWS * width;
     let tasks = dx.par_chunks_mut(step).zip(x.par_chunks(step)).zip(dy.par_chunks(step));
     tasks.for_each(|((dx, x), dy)| {
-        Arch::new().dispatch(|| {
-            let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-            for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
-                let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
-                let along = sum(width, |i| dy[i] * weight[i] * x[i]) * scale * scale * scale / width as f32;
-                for i in 0..width {
-                    dx[i] += dy[i] * weight[i] * scale - x[i] * along;
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
+                    let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+                    let along = sum(width, |i| dy[i] * weight[i] * x[i]) * scale * scale * scale / width as f32;
+                    for i in 0..width {
+                        dx[i] += dy[i] * weight[i] * scale - x[i] * along;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -92,11 +116,14 @@ pub fn gated(gate: &[f32], up: &[f32]) -> Vec<f32> {
         .zip(gate.par_chunks(step))
         .zip(up.par_chunks(step));
     tasks.for_each(|((out, gate), up)| {
-        Arch::new().dispatch(|| {
-            for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-                *out = g / (1.0 + exp(-g)) * u;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+                    *out = g / (1.0 + exp(-g)) * u;
+                }
+            },
+        );
     });
     out
 }
@@ -109,14 +136,17 @@ pub fn gated_backward(gate: &mut [f32], up: &[f32], dy: &mut [f32]) {
         .zip(up.par_chunks(step))
         .zip(dy.par_chunks_mut(step));
     tasks.for_each(|((gate, up), dy)| {
-        Arch::new().dispatch(|| {
-            for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy) {
-                let sigmoid = 1.0 / (1.0 + exp(-*g));
-                let d_gate = *dy * u * sigmoid * (1.0 + *g * (1.0 - sigmoid));
-                *dy *= *g * sigmoid;
-                *g = d_gate;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy.iter_mut()) {
+                    let sigmoid = 1.0 / (1.0 + exp(-*g));
+                    let d_gate = *dy * u * sigmoid * (1.0 + *g * (1.0 - sigmoid));
+                    *dy *= *g * sigmoid;
+                    *g = d_gate;
+                }
+            },
+        );
     });
 }
 

@@ -23,4 +23,4 @@ pub mod workload;
 
 pub use error::TrainingError;
 
-pub(crate) type Result<T> = std::result::Result<T, TrainingError>;
+pub type Result<T> = std::result::Result<T, TrainingError>;

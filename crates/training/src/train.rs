@@ -156,21 +156,28 @@ struct Progress {
 struct Training<'a> {
     base: &'a Base,
     config: &'a TrainingConfig,
+    start: Option<&'a Adapter>,
     adapter: Adapter,
     adam: AdamW,
     progress: Progress,
     best: Option<Vec<f32>>,
-    /// For DPO: the base's log-probabilities of each example's completions, once computed.
+    /// For DPO: the log-probabilities, before training, of each example's completions, once computed.
     references: HashMap<*const Example, Vec<f32>>,
 }
 
-/// Trains on `examples`, evaluates on `held_out` (may be empty). `checkpoint` is a file that is written now
+/// Trains on `examples`, evaluates on `held_out` (may be empty). With `start`, an earlier adapter goes on being
+/// trained, and is DPO's reference; else a new one is made, whose reference is the base. `checkpoint` is a file that is written now
 /// and then, and gone on from if it exists; whoever calls removes it in the end.
 ///
 /// Stopping at any instant and calling again gives the same adapter, to the bit, as never stopping.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a training; a struct would be built at one call only"
+)]
 pub fn train(
     base: &Base,
     config: &TrainingConfig,
+    start: Option<&Adapter>,
     examples: &[Example],
     held_out: &[Example],
     checkpoint: &Path,
@@ -193,12 +200,33 @@ pub fn train(
     let steps = steps_an_epoch * u64::from(config.epochs);
     let warm_up = (f64::from(config.warm_up) * steps as f64).ceil() as u64;
     let adapter = Adapter::new(&base.config, config.adapter.clone(), config.seed.derive_str("adapter"))?;
+    let adapter = match start {
+        None => adapter,
+        Some(start) if start.config == config.adapter => start.clone(),
+        Some(start)
+            if config.adapter
+                == (AdapterConfig {
+                    head: true,
+                    ..start.config.clone()
+                }) =>
+        {
+            start.clone().with_head(&adapter.values[adapter.head()])
+        }
+        Some(start) => {
+            let message = format!(
+                "an adapter of {:?} cannot become one of {:?}",
+                start.config, config.adapter
+            );
+            return Err(TrainingError::Invalid(message));
+        }
+    };
     let mut training = Training {
         base,
         config,
+        start,
         adam: AdamW::new(adapter.values.len(), config.weight_decay),
         progress: Progress {
-            fingerprint: fingerprint(config, &examples, &held_out),
+            fingerprint: fingerprint(config, start, &examples, &held_out),
             step: 0,
             best: None,
             since_best: 0,
@@ -362,7 +390,7 @@ impl Training<'_> {
         }
         let known = |example: &&Example| self.references.contains_key(&std::ptr::from_ref(*example));
         if !batch.examples.iter().all(known) {
-            let mut computed = log_probability(self.base, None, batch)?.into_iter();
+            let mut computed = log_probability(self.base, self.start, batch)?.into_iter();
             for &example in batch.examples {
                 let own = computed.by_ref().take(example.completions.len()).collect();
                 self.references.insert(example, own);
@@ -496,7 +524,7 @@ fn permutation(n: usize, seed: Seed) -> Vec<usize> {
     order
 }
 
-fn fingerprint(config: &TrainingConfig, examples: &[Example], held_out: &[Example]) -> u64 {
+fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Example], held_out: &[Example]) -> u64 {
     // How often it is saved changes nothing.
     let config = TrainingConfig {
         checkpoint_every: 0,
@@ -508,7 +536,9 @@ fn fingerprint(config: &TrainingConfig, examples: &[Example], held_out: &[Exampl
         serde_json::to_string(held_out),
     ];
     let text = |part: &serde_json::Result<String>| part.as_ref().expect("plain data").clone();
-    parts.iter().fold(Seed(0), |seed, part| seed.derive_str(&text(part))).0
+    let seed = parts.iter().fold(Seed(0), |seed, part| seed.derive_str(&text(part)));
+    let values = start.iter().flat_map(|adapter| &adapter.values);
+    values.fold(seed, |seed, value| seed.derive(value.to_bits().into())).0
 }
 
 fn cancelled(cancel: &Cancel) -> Result<()> {

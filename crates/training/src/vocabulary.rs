@@ -1,11 +1,10 @@
 //! Log-probabilities of chosen tokens, without ever holding all logits.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::Result;
 use crate::base::Base;
-use crate::elementwise::{dot, exp};
+use crate::elementwise::{dot, exp, vectorised};
 use crate::matrix::{Panels, View, multiply};
 
 /// Vocabulary entries unpacked at a time.
@@ -45,7 +44,12 @@ pub(crate) fn log_probabilities(
         let updates: Vec<f32> = logits
             .par_chunks_mut(CHUNK)
             .zip(&mut sums)
-            .map(|(logits, sum)| Arch::new().dispatch(|| sum.add(&mut logits[..n])))
+            .map(|(logits, sum)| {
+                vectorised(
+                    #[inline(always)]
+                    || sum.add(&mut logits[..n]),
+                )
+            })
             .collect();
         if gradient {
             mean.par_chunks_mut(width)

@@ -201,6 +201,7 @@ fn run(
     let trained = train(
         &base,
         &config(objective),
+        None,
         &train_examples,
         &held_out,
         checkpoint,
@@ -294,6 +295,7 @@ fn unusable_examples_are_named() {
         let error = train(
             &base,
             &config(Objective::Sft),
+            None,
             &examples,
             &[],
             &dir.path().join("c"),
@@ -312,6 +314,7 @@ fn unusable_examples_are_named() {
     let error = train(
         &base,
         &diverging,
+        None,
         &[good],
         &[],
         &dir.path().join("c"),
@@ -337,10 +340,19 @@ fn a_long_prompt_loses_its_beginning_only() {
             ..config(Objective::Sft)
         };
         let path = dir.path().join(format!("{}", example.prompt.len()));
-        train(&base, &config, &[example], &[], &path, &Cancel::default(), &mut |_| {})
-            .unwrap()
-            .adapter
-            .values
+        train(
+            &base,
+            &config,
+            None,
+            &[example],
+            &[],
+            &path,
+            &Cancel::default(),
+            &mut |_| {},
+        )
+        .unwrap()
+        .adapter
+        .values
     });
     assert_eq!(adapters[0], adapters[1]);
 }
@@ -370,4 +382,30 @@ fn a_reward_needs_a_head() {
     let examples = examples(Objective::Sft);
     let examples: Vec<&Example> = examples.iter().collect();
     assert!(rewards(&base, &adapter(&base, Objective::Sft), &Batch::new(&examples)).is_err());
+}
+
+#[test]
+fn training_goes_on_from_an_adapter_which_is_the_reference() {
+    let base = base();
+    let dir = tempfile::tempdir().unwrap();
+    let (sft, _) = run(Objective::Sft, &dir.path().join("sft"), None);
+    let start = sft.unwrap().adapter;
+    for (objective, first_loss) in [(OBJECTIVES[1], Some(2.0f64.ln())), (OBJECTIVES[2], None)] {
+        let config = TrainingConfig {
+            dropout: 0.0,
+            epochs: 1,
+            ..config(objective)
+        };
+        let mut reports = Vec::new();
+        let path = dir.path().join(format!("{objective:?}"));
+        let examples = examples(objective);
+        let mut seen = |report: &StepReport| reports.push(report.clone());
+        let cancel = Cancel::default();
+        let trained = train(&base, &config, Some(&start), &examples, &[], &path, &cancel, &mut seen).unwrap();
+        assert_ne!(trained.adapter.values[..start.values.len()], start.values);
+        // Nothing differs from the reference yet: every margin is 0.
+        if let Some(first_loss) = first_loss {
+            assert!((reports[0].measure.loss - first_loss).abs() < 1e-6);
+        }
+    }
 }

@@ -30,7 +30,7 @@ export function defaultSettings(corpus: string, model: string): AgentSettings {
 /** The command that does the same as the form. */
 export function commandLine(request: RunRequest): string {
   const { settings } = request;
-  const options: [string, string | number | null][] = [
+  const options: [string, string | number | null | undefined][] = [
     ["questions", request.questions],
     ["corpus", settings.corpus],
     ["agent", settings.agent],
@@ -48,7 +48,7 @@ export function commandLine(request: RunRequest): string {
     ["limit", request.limit],
     ["name", request.name || null],
   ];
-  const given = options.filter(([, value]) => value !== null && value !== "");
+  const given = options.filter(([, value]) => value != null && value !== "");
   return ["rag-gym run", ...given.map(([name, value]) => `--${name} ${quoted(String(value))}`)].join(" ");
 }
 
