@@ -145,11 +145,28 @@ impl Studio {
         self.model(name)
     }
 
+    /// Forgets a model. Its file or folder goes too if it lies in the home, where set-up or training wrote it.
     pub fn remove_model(&self, name: &str) -> Result<()> {
-        self.model_row(name)?;
+        let path = std::path::PathBuf::from(self.model_row(name)?.path);
         self.store().remove_model(name)?;
         lock(&self.inner.models).remove(name);
         lock(&self.inner.endpoints).remove(name);
+        if path.starts_with(self.home().join("models")) {
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            };
+            match removed {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StudioError::File {
+                        action: "remove",
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
