@@ -44,7 +44,7 @@ def llama_cpp(model, windows, most):
                     "cache_prompt": True}
             answer = server.handle_completions(body)
             answer = answer if isinstance(answer, dict) else json.loads(answer)
-            for entry in answer["completion_probabilities"][0]["top_logprobs"]:
+            for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
                 if entry["id"] == window[position]:
                     yield at, position, entry["logprob"]
                     break

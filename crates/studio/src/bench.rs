@@ -84,11 +84,12 @@ impl MachineView {
     }
 
     fn of(machine: &Machine, model: Option<&LocalModel>) -> MachineView {
+        let start = Instant::now();
         MachineView {
             processor: processor(),
             instructions: machine.level.name(),
             threads: machine.pool.threads(),
-            peaks: Peaks::measure(machine),
+            peaks: Peaks::measure(machine, &|| start.elapsed().as_secs_f64()),
             work: model.map(|model| {
                 let (decoder, config) = (model.decoder(), &model.decoder().config);
                 Work {
