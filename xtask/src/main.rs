@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a build task talks to a terminal")]
 
+mod bench;
 mod model;
 mod page;
 mod peers;
@@ -12,7 +13,7 @@ mod step;
 mod system;
 
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 use step::{cargo, root, run, step};
@@ -24,7 +25,8 @@ usage: cargo xtask TASK
   run      setup, then open the window (optimised build)
   test     setup, then every test: Rust, page, window
   models   the model file, then `rag-gym setup` into the home folder (RAG_GYM_HOME, or the platform's)
-  bench    the benchmarks of `rag-gym bench`, in an optimised build; arguments are passed on
+  bench    sets other engines up, times them and this program side by side, and writes the figures into
+           docs/benchmarks.md; with arguments: `rag-gym bench` with these, in an optimised build
   bundle   an installable package (Debian)";
 
 fn main() -> ExitCode {
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
         "run" => open_window(rest),
         "test" => test(rest),
         "models" => models(),
-        "bench" => bench(rest),
+        "bench" => bench::run(rest),
         "bundle" => bundle(),
         "help" | "--help" => {
             println!("{USAGE}");
@@ -125,30 +127,6 @@ fn models() -> Result<()> {
         let mut command = cargo(["run", "--release", "--package", "cli", "--", "setup"]);
         run(command.env("RAG_GYM_BUNDLE", model::folder()))
     })
-}
-
-fn bench(arguments: &[String]) -> Result<()> {
-    step("the optimised command line", || {
-        run(&mut cargo(["build", "--release", "--package", "cli"]))
-    })?;
-    let rag_gym = |arguments: &[&str]| {
-        let mut command = cargo(["run", "--quiet", "--release", "--package", "cli", "--"]);
-        command.args(arguments);
-        command
-    };
-    let offered = rag_gym(&["bench", "--help"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()?;
-    if !offered.success() {
-        bail!("this version of rag-gym has no `bench` command yet; docs/benchmarks.md names what can be timed by hand");
-    }
-    let wanted: Vec<&str> = if arguments.is_empty() {
-        vec!["retrieve"]
-    } else {
-        arguments.iter().map(String::as_str).collect()
-    };
-    step("rag-gym bench", || run(rag_gym(&["bench"]).args(&wanted)))
 }
 
 fn bundle() -> Result<()> {

@@ -107,7 +107,7 @@ print(digest.hexdigest())";
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn python() -> Command {
+pub fn python() -> Command {
     let mut command = Command::new(if cfg!(windows) { "python" } else { "python3" });
     command.stdin(Stdio::null());
     command

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use studio::bench::MachineView;
 use studio::endpoint::{Route, Settings};
 use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, RunRequest, RunView};
 use studio::{Cancel, RunOptions, Studio};
@@ -145,9 +146,10 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
         Command::Bench(command) => bench(&studio, command, as_json, cancel),
         Command::Doctor => {
             let overview = studio.overview()?;
+            let machine = MachineView::measure();
             let value = json!({
                 "version": overview.version, "home": overview.home, "ready": overview.ready, "threads": overview.threads,
-                "memory_bytes": overview.memory_bytes, "cpu_features": cpu_features(), "models": overview.models,
+                "memory_bytes": overview.memory_bytes, "cpu_features": cpu_features(), "machine": machine, "models": overview.models,
                 "corpora": overview.corpora, "question_sets": overview.question_sets, "database": studio.integrity()?,
             });
             if as_json {

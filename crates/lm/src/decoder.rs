@@ -9,7 +9,9 @@ use crate::LmError;
 use crate::cache::PrefixCache;
 use crate::gguf::Gguf;
 use crate::kernels::attention::{BLOCK, Heads, MOST_DIM, Plan, Rotary, Shapes, Span};
-use crate::kernels::{Activations, Into, LowRank, Machine, Packed, Part, down_project, gated, normalise, product};
+use crate::kernels::{
+    Activations, Arena, Into, LowRank, Machine, Packed, Part, down_project, gated, normalise, product,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -168,8 +170,9 @@ impl Decoder {
         } = config;
         let (width, kv) = (heads.heads * heads.dim, heads.kv_heads * heads.dim);
         let pool = machine.pool.clone();
-        let packed = |gguf: &mut Gguf, name: &str, rows, columns| {
-            Packed::new(&gguf.tensor(name, &[rows, columns])?, |row| row, &pool).map(Arc::new)
+        let mut arena = Arena::default();
+        let mut packed = |gguf: &mut Gguf, name: &str, rows, columns| {
+            Packed::new(&gguf.tensor(name, &[rows, columns])?, |row| row, &pool, &mut arena).map(Arc::new)
         };
         let embedding = packed(gguf, "token_embd.weight", vocabulary, hidden)?;
         let output = match gguf.has_tensor("output.weight") {
@@ -189,7 +192,7 @@ impl Decoder {
                 let turns = matches!(part, "attn_q" | "attn_k");
                 let order = |row: usize| if turns { halves(row) } else { row };
                 let tensor = gguf.tensor(&format!("{name}.weight"), &[rows, columns])?;
-                let weight = Packed::new(&tensor, order, &pool)?;
+                let weight = Packed::new(&tensor, order, &pool, &mut arena)?;
                 let bias = match gguf.has_tensor(&format!("{name}.bias")) {
                     true => {
                         let bias = gguf.vector(&format!("{name}.bias"), rows)?;

@@ -227,16 +227,16 @@ fn a_token_has_the_same_bits_in_any_company_on_any_path() {
             .token_logprobs(&text[..70], &[samples[0].token_ids.clone()], &Cancel::default())
             .unwrap();
         assert_eq!(samples[0].token_logprobs, scored[0]);
-        by_level.push(at_once);
+        by_level.push((level.name(), at_once));
     }
-    // The portable path may round twice where the others fuse.
-    for (plain, other) in by_level[0].iter().zip(by_level.last().unwrap()) {
-        assert!((plain - other).abs() < 0.02, "{plain} {other}");
+    // The portable path may round twice where the others fuse; one path rounds queries to bfloat16.
+    let size = by_level[0].1.iter().fold(0f32, |most, x| most.max(x.abs()));
+    for (name, logits) in &by_level {
+        close(logits, &by_level[0].1, 0.05 * size);
+        if !["portable", "avx512-bf16"].contains(name) {
+            assert_eq!(logits, &by_level[1].1, "{name} differs from {}", by_level[1].0);
+        }
     }
-    assert!(
-        by_level.windows(2).skip(1).all(|pair| pair[0] == pair[1]),
-        "instruction sets differ"
-    );
 }
 
 #[test]

@@ -59,9 +59,22 @@ pub struct MachineView {
     pub threads: usize,
     #[serde(flatten)]
     pub peaks: Peaks,
-    /// Bytes of weights that one decoding step reads, and operations for one token in the layers' matrices.
-    pub bytes_per_step: Option<usize>,
-    pub layer_operations_per_token: Option<u64>,
+    /// What the work takes with the model that was timed.
+    #[serde(flatten)]
+    pub work: Option<Work>,
+}
+
+/// Bytes and operations (multiplications and additions).
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Work {
+    /// Weights that a decoding step reads.
+    pub bytes_per_step: usize,
+    /// In the layers' matrices.
+    pub layer_operations_per_token: u64,
+    /// For the logits, where they are wanted.
+    pub output_operations_per_token: u64,
+    /// For each token and each token that it sees, in all layers.
+    pub attention_operations_per_pair: u64,
 }
 
 impl MachineView {
@@ -71,13 +84,21 @@ impl MachineView {
     }
 
     fn of(machine: &Machine, model: Option<&LocalModel>) -> MachineView {
+        let start = Instant::now();
         MachineView {
             processor: processor(),
             instructions: machine.level.name(),
             threads: machine.pool.threads(),
-            peaks: Peaks::measure(machine),
-            bytes_per_step: model.map(|model| model.decoder().bytes_per_token()),
-            layer_operations_per_token: model.map(|model| model.decoder().layer_weights() * 2),
+            peaks: Peaks::measure(machine, &|| start.elapsed().as_secs_f64()),
+            work: model.map(|model| {
+                let (decoder, config) = (model.decoder(), &model.decoder().config);
+                Work {
+                    bytes_per_step: decoder.bytes_per_token(),
+                    layer_operations_per_token: 2 * decoder.layer_weights(),
+                    output_operations_per_token: 2 * (config.vocabulary * config.hidden) as u64,
+                    attention_operations_per_pair: 4 * (config.layers * config.heads.heads * config.heads.dim) as u64,
+                }
+            }),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::Machine;
-use super::dense::{Halves, Shape, multiply};
+use super::dense::{Pairs, Shape, multiply};
 use super::level::Kernel;
 use super::pool::Parts;
 use super::simd::{Simd, exp, total};
@@ -44,16 +44,16 @@ impl Heads {
     }
 
     fn wide(&self) -> usize {
-        self.dim.next_multiple_of(16)
+        self.dim.next_multiple_of(32)
     }
 
-    /// Numbers of one layer of one key head in a block: keys (dim, 64), then values (64, dim).
+    /// Numbers of one layer of one key head in a block: keys (wide / 2, 64, 2), then values (32, wide, 2).
     fn part(&self) -> usize {
         2 * BLOCK * self.wide()
     }
 }
 
-/// Keys and values of up to 64 tokens in every layer, in half precision.
+/// Keys and values of up to 64 tokens in every layer, as bfloat16 numbers.
 pub struct Block(Box<[u16]>);
 
 impl Block {
@@ -244,37 +244,39 @@ impl Kernel for Write<'_> {
         let Heads { heads, kv_heads, dim } = shapes.heads;
         let (wide, stride) = (shapes.heads.wide(), shapes.heads.stride());
         let mut numbers = vec_of_heads(wide);
-        let mut halves = [0u16; 16];
         for t in 0..piece.n {
             let row = &shapes.qkv[(piece.row + t) * stride..][..stride];
+            let slot = piece.slot + t;
             for head in 0..kv_heads {
                 let key = &row[(heads + head) * dim..][..dim];
                 let value = &row[(heads + kv_heads + head) * dim..][..dim];
                 // SAFETY: the block's layer has a part for each key head, with `wide` times 64 keys and as
                 // many values, and the slots of a piece end inside the block; other tasks write other blocks.
-                // The caller vouches for `S`; `numbers` holds `wide` numbers.
                 unsafe {
-                    let part = piece.target.at(head * shapes.heads.part());
-                    let slot = piece.slot + t;
+                    let keys = piece.target.at(head * shapes.heads.part());
                     numbers[..dim].copy_from_slice(key);
                     if shapes.rotated {
                         plan.turn(piece.row + t, &mut numbers[..dim]);
                     }
-                    for at in (0..wide).step_by(16) {
-                        S::store_half(halves.as_mut_ptr(), S::load(numbers.as_ptr().add(at)));
-                        for (i, &half) in halves.iter().enumerate() {
-                            *part.add((at + i) * BLOCK + slot) = half;
-                        }
+                    for (i, &x) in numbers[..wide].iter().enumerate() {
+                        *keys.add((i / 2 * BLOCK + slot) * 2 + i % 2) = upper_half(x);
                     }
+                    let values = keys.add(BLOCK * wide);
                     numbers[..dim].copy_from_slice(value);
-                    let values = part.add(BLOCK * wide + slot * wide);
-                    for at in (0..wide).step_by(16) {
-                        S::store_half(values.add(at), S::load(numbers.as_ptr().add(at)));
+                    for (i, &x) in numbers[..wide].iter().enumerate() {
+                        *values.add((slot / 2 * wide + i) * 2 + slot % 2) = upper_half(x);
                     }
                 }
             }
         }
     }
+}
+
+/// A number rounded to bfloat16, ties to even.
+#[inline(always)]
+fn upper_half(x: f32) -> u16 {
+    let bits = x.to_bits();
+    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 /// Room for one head. Longer heads than any model's are refused when a model is opened.
@@ -318,23 +320,34 @@ impl Kernel for Attend<'_> {
         let n = rows.len() * group;
         // Queries (n, wide), sums of values (n, wide), scores (n, 64), sums of weights (n, 16), greatest scores (n),
         // and what to keep of the sums (n).
-        scratch.clear();
-        scratch.resize(n * (2 * wide + BLOCK + 16 + 2), 0.0);
+        let room = n * (2 * wide + BLOCK + 16 + 2);
+        if scratch.len() < room {
+            scratch.resize(room, 0.0);
+        }
         let (queries, rest) = scratch.split_at_mut(n * wide);
         let (sums, rest) = rest.split_at_mut(n * wide);
         let (scores, rest) = rest.split_at_mut(n * BLOCK);
         let (weights, rest) = rest.split_at_mut(n * 16);
         let (greatest, keep) = rest.split_at_mut(n);
+        sums.fill(0.0);
+        weights.fill(0.0);
         greatest.fill(f32::NEG_INFINITY);
         let scale = 1.0 / (dim as f32).sqrt();
         for (row, queries) in range.clone().zip(queries.chunks_exact_mut(group * wide)) {
             for (g, query) in queries.chunks_exact_mut(wide).enumerate() {
-                let query = &mut query[..dim];
-                query.copy_from_slice(&shapes.qkv[row * heads.stride() + (kv_head * group + g) * dim..][..dim]);
+                query[dim..].fill(0.0);
+                let head = &mut query[..dim];
+                head.copy_from_slice(&shapes.qkv[row * heads.stride() + (kv_head * group + g) * dim..][..dim]);
                 if shapes.rotated {
-                    plan.turn(row, query);
+                    plan.turn(row, head);
                 }
-                query.iter_mut().for_each(|x| *x *= scale);
+                head.iter_mut().for_each(|x| *x *= scale);
+                let packed = query.as_mut_ptr();
+                for at in (0..wide).step_by(32) {
+                    // SAFETY: the query is `wide` long, a multiple of 32, and a pair takes the room of one number,
+                    // so what is written lies before what is still to be read; the caller vouches for `S`.
+                    unsafe { S::pack(packed.add(at), packed.add(at / 2)) };
+                }
             }
         }
 
@@ -358,31 +371,36 @@ impl Kernel for Attend<'_> {
                 let columns = most.next_multiple_of(16);
                 let scored = Shape {
                     rows: n_rows,
-                    depth: dim,
+                    depth: wide,
                     columns,
                     left: queries[row * wide..].as_ptr(),
                     left_stride: wide,
                     out: scores[row * BLOCK..].as_mut_ptr(),
                     out_stride: BLOCK,
                 };
-                // SAFETY: `queries` has `wide` >= `dim` numbers for each row, `scores` 64 >= `columns`, and
-                // the part's keys are (wide, 64); the caller vouches for `S`.
+                // SAFETY: `queries` has `wide` numbers for each row, `scores` 64 >= `columns`, and the part's
+                // keys are (wide / 2, 64, 2); the caller vouches for `S`.
                 unsafe {
-                    multiply::<S, _>(
-                        scored,
-                        Halves {
-                            at: part.as_ptr(),
-                            stride: BLOCK,
-                        },
-                        std::ptr::null(),
-                    )
-                };
+                    let keys = Pairs {
+                        at: part.as_ptr(),
+                        stride: BLOCK,
+                    };
+                    multiply::<S, _>(scored, keys, std::ptr::null());
+                }
                 for (i, row) in (row..row + n_rows).enumerate() {
-                    let scores = &mut scores[row * BLOCK..][..columns];
-                    scores[seen(&together[i / group])..].fill(f32::NEG_INFINITY);
+                    let scores = &mut scores[row * BLOCK..][..BLOCK];
                     let weights = &mut weights[row * 16..][..16];
-                    // SAFETY: `scores` is a multiple of sixteen long, `weights` sixteen; the caller vouches for `S`.
-                    unsafe { weigh::<S>(scores, weights, &mut greatest[row], &mut keep[row]) };
+                    scores[seen(&together[i / group])..columns].fill(f32::NEG_INFINITY);
+                    scores[columns..columns.next_multiple_of(32)].fill(0.0);
+                    // SAFETY: `columns` is a multiple of sixteen, `weights` has sixteen numbers; what `pack` reads is
+                    // a multiple of 32, and it writes before what is still to be read; the caller vouches for `S`.
+                    unsafe {
+                        weigh::<S>(&mut scores[..columns], weights, &mut greatest[row], &mut keep[row]);
+                        let packed = scores.as_mut_ptr();
+                        for at in (0..columns).step_by(32) {
+                            S::pack(packed.add(at), packed.add(at / 2));
+                        }
+                    }
                 }
                 let summed = Shape {
                     rows: n_rows,
@@ -393,9 +411,9 @@ impl Kernel for Attend<'_> {
                     out: sums[row * wide..].as_mut_ptr(),
                     out_stride: wide,
                 };
-                // SAFETY: as above; the part's values are (64, wide), `keep` has a number for each row.
+                // SAFETY: as above; the part's values are (32, wide, 2), `keep` has a number for each row.
                 unsafe {
-                    let values = Halves {
+                    let values = Pairs {
                         at: part[BLOCK * wide..].as_ptr(),
                         stride: wide,
                     };

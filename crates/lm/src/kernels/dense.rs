@@ -4,18 +4,23 @@ use super::simd::Simd;
 
 /// The right factor, (depth, columns).
 pub(super) trait Right: Copy {
-    /// Sixteen numbers of row `k` from `column` on.
+    /// Rows that one step takes.
+    const STEP: usize;
+
+    /// Adds the products of step `k` with `R` rows of the left factor to `sums`.
     ///
     /// # Safety
     ///
-    /// They must exist, and the processor must have the instructions of `S`.
-    unsafe fn load<S: Simd>(self, k: usize, column: usize) -> S::F;
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Halves {
-    pub at: *const u16,
-    pub stride: usize,
+    /// The step's rows and sixteen columns for each of `C` vectors from `column` on must exist, as must the left
+    /// factor's rows; the processor must have the instructions of `S`.
+    unsafe fn add<S: Simd, const R: usize, const C: usize>(
+        self,
+        left: *const f32,
+        left_stride: usize,
+        k: usize,
+        column: usize,
+        sums: &mut [[S::F; C]; R],
+    );
 }
 
 #[derive(Clone, Copy)]
@@ -24,19 +29,85 @@ pub(super) struct Floats {
     pub stride: usize,
 }
 
-impl Right for Halves {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(self, k: usize, column: usize) -> S::F {
-        // SAFETY: the caller vouches for both.
-        unsafe { S::load_half(self.at.add(k * self.stride + column)) }
-    }
+/// Numbers of 16 bits (bfloat16: the upper half of an f32), two rows side by side: (depth / 2, columns, 2).
+/// Where [`Simd::PAIRS`], the left factor's rows must have gone through [`Simd::pack`].
+#[derive(Clone, Copy)]
+pub(super) struct Pairs {
+    pub at: *const u16,
+    /// Columns.
+    pub stride: usize,
 }
 
 impl Right for Floats {
+    const STEP: usize = 1;
+
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, k: usize, column: usize) -> S::F {
-        // SAFETY: the caller vouches for both.
-        unsafe { S::load(self.at.add(k * self.stride + column)) }
+    unsafe fn add<S: Simd, const R: usize, const C: usize>(
+        self,
+        left: *const f32,
+        left_stride: usize,
+        k: usize,
+        column: usize,
+        sums: &mut [[S::F; C]; R],
+    ) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            let mut columns = [S::splat(0.0); C];
+            for c in 0..C {
+                columns[c] = S::load(self.at.add(k * self.stride + column + c * 16));
+            }
+            for r in 0..R {
+                let x = S::splat(*left.add(r * left_stride + k));
+                for c in 0..C {
+                    sums[r][c] = S::fma(x, columns[c], sums[r][c]);
+                }
+            }
+        }
+    }
+}
+
+impl Right for Pairs {
+    const STEP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn add<S: Simd, const R: usize, const C: usize>(
+        self,
+        left: *const f32,
+        left_stride: usize,
+        k: usize,
+        column: usize,
+        sums: &mut [[S::F; C]; R],
+    ) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            let at = |c: usize| self.at.add((k * self.stride + column + c * 16) * 2);
+            if S::PAIRS {
+                let mut columns = [S::load_pairs(at(0)); C];
+                for c in 1..C {
+                    columns[c] = S::load_pairs(at(c));
+                }
+                // Row by row: the columns stay in registers, and so do the sums.
+                for r in 0..R {
+                    let left = S::pair(left.add(r * left_stride + k));
+                    for c in 0..C {
+                        sums[r][c] = S::dot_pairs(sums[r][c], left, columns[c]);
+                    }
+                }
+                return;
+            }
+            let (mut first, mut second) = ([S::splat(0.0); C], [S::splat(0.0); C]);
+            for c in 0..C {
+                let columns = S::load_pairs(at(c));
+                (first[c], second[c]) = (S::firsts(columns), S::seconds(columns));
+            }
+            for r in 0..R {
+                let left = left.add(r * left_stride + 2 * k);
+                let (x, y) = (S::splat(*left), S::splat(*left.add(1)));
+                for c in 0..C {
+                    sums[r][c] = S::fma(y, second[c], S::fma(x, first[c], sums[r][c]));
+                }
+            }
+        }
     }
 }
 
@@ -54,7 +125,7 @@ pub(super) struct Shape {
 }
 
 /// `out = left right`, or `out = keep[row] out + left right` if `keep` is not null. Each number is one
-/// chain of fused additions in the order of the depth.
+/// chain of additions in the order of the depth, which is rounded up to whole steps of the right factor.
 ///
 /// # Safety
 ///
@@ -117,17 +188,8 @@ unsafe fn block<S: Simd, B: Right, const R: usize, const C: usize>(
                 }
             }
         }
-        for k in 0..shape.depth {
-            let mut columns = [S::splat(0.0); C];
-            for c in 0..C {
-                columns[c] = right.load::<S>(k, column + c * 16);
-            }
-            for r in 0..R {
-                let x = S::splat(*left.add(r * shape.left_stride + k));
-                for c in 0..C {
-                    sums[r][c] = S::fma(x, columns[c], sums[r][c]);
-                }
-            }
+        for k in 0..shape.depth.div_ceil(B::STEP) {
+            right.add::<S, R, C>(left, shape.left_stride, k, column, &mut sums);
         }
         for r in 0..R {
             for c in 0..C {

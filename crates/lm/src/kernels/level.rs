@@ -17,6 +17,8 @@ enum Set {
     AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Level {
@@ -36,6 +38,9 @@ impl Level {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 levels.push(Level(Set::Avx512));
+                if is_x86_feature_detected!("avx512bf16") {
+                    levels.push(Level(Set::Avx512Bf16));
+                }
             }
         }
         levels
@@ -59,6 +64,8 @@ impl Level {
             Set::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Bf16 => "avx512-bf16",
         }
     }
 
@@ -74,6 +81,8 @@ impl Level {
                 Set::AvxVnni => with_avx_vnni(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx512 => with_avx512(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512Bf16 => with_avx512_bf16(kernel),
             }
         }
     }
@@ -108,5 +117,12 @@ unsafe fn with_avx_vnni<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller vouches for the features.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+unsafe fn with_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller vouches for the features.
+    unsafe { kernel.run::<Avx512<true>>() }
 }

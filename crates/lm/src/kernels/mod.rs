@@ -20,6 +20,7 @@ pub mod attention;
 mod dense;
 mod level;
 pub mod measure;
+mod memory;
 mod packed;
 pub mod pool;
 mod product;
@@ -29,6 +30,7 @@ mod tests;
 mod vocabulary;
 
 pub use level::Level;
+pub use memory::Arena;
 pub use packed::Packed;
 pub use product::{Activations, Into, LowRank, Part, down_project, gated, normalise, product};
 pub use vocabulary::{exponential_sum, greatest, weights};

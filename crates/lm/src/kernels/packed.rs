@@ -4,6 +4,7 @@ use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor};
 use half::f16;
 
+use super::memory::{Arena, Region, Zeroed};
 use super::pool::Pool;
 use crate::LmError;
 
@@ -26,13 +27,13 @@ pub struct Packed {
 }
 
 pub(super) enum Blocks {
-    Nibbles(Vec<NibbleBlock>),
-    Bytes(Vec<ByteBlock>),
+    Nibbles(Region<NibbleBlock>),
+    Bytes(Region<ByteBlock>),
 }
 
 /// `w = scale * q + min`, q in 0..=15. The byte of group pair p, row r, column c holds column 8p + c in
 /// its low half and 8p + 4 + c in its high one.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct NibbleBlock {
     pub quants: [[[u8; 4]; LANES]; COLUMNS / 8],
@@ -41,12 +42,17 @@ pub(super) struct NibbleBlock {
 }
 
 /// `w = scale * (q - 128)`, q in 0..=255.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(super) struct ByteBlock {
     pub quants: [[[u8; 4]; LANES]; COLUMNS / 4],
     pub scale: [u16; LANES],
 }
+
+// SAFETY: arrays of numbers.
+unsafe impl Zeroed for NibbleBlock {}
+// SAFETY: as above.
+unsafe impl Zeroed for ByteBlock {}
 
 /// One row's 32 weights of a file, before they are laid out.
 struct Run {
@@ -60,7 +66,12 @@ impl Packed {
     ///
     /// Q4_0, Q4_1, Q5_0 and Q8_0 keep every bit; Q4_K's scales are rounded to half precision; everything
     /// else is rounded to 8 bits with one scale for 32 weights.
-    pub fn new(tensor: &QTensor, order: impl Fn(usize) -> usize + Sync, pool: &Pool) -> Result<Packed, LmError> {
+    pub fn new(
+        tensor: &QTensor,
+        order: impl Fn(usize) -> usize + Sync,
+        pool: &Pool,
+        arena: &mut Arena,
+    ) -> Result<Packed, LmError> {
         let (rows, columns) = tensor.shape().dims2()?;
         let dtype = tensor.dtype();
         let data = tensor.data()?;
@@ -100,13 +111,8 @@ impl Packed {
         let half = |x: f32| f16::from_f32(x / unit).to_bits();
         let n_blocks = rows.div_ceil(LANES) * runs;
         let blocks = if matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q4K) {
-            let zero = NibbleBlock {
-                quants: [[[0; 4]; LANES]; COLUMNS / 8],
-                scale: [0; LANES],
-                min: [0; LANES],
-            };
-            let mut blocks = vec![zero; n_blocks];
-            pool.parts(&mut blocks, runs, |tile, blocks| {
+            let mut blocks = arena.zeroed(n_blocks);
+            pool.parts(&mut blocks, runs, |tile, blocks: &mut [NibbleBlock]| {
                 for lane in 0..LANES.min(rows - tile * LANES) {
                     for (run, block) in blocks.iter_mut().enumerate() {
                         let run = read(tile * LANES + lane, run);
@@ -120,12 +126,8 @@ impl Packed {
             });
             Blocks::Nibbles(blocks)
         } else {
-            let zero = ByteBlock {
-                quants: [[[128; 4]; LANES]; COLUMNS / 4],
-                scale: [0; LANES],
-            };
-            let mut blocks = vec![zero; n_blocks];
-            pool.parts(&mut blocks, runs, |tile, blocks| {
+            let mut blocks = arena.zeroed(n_blocks);
+            pool.parts(&mut blocks, runs, |tile, blocks: &mut [ByteBlock]| {
                 for lane in 0..LANES.min(rows - tile * LANES) {
                     for (run, block) in blocks.iter_mut().enumerate() {
                         let run = read(tile * LANES + lane, run);
@@ -313,7 +315,7 @@ mod tests {
                 .unwrap()
                 .to_vec1()
                 .unwrap();
-            let packed = Packed::new(&tensor, |row| (row + 1) % rows, &pool).unwrap();
+            let packed = Packed::new(&tensor, |row| (row + 1) % rows, &pool, &mut Arena::default()).unwrap();
             let mut got = vec![0.0; columns];
             for row in 0..rows {
                 packed.row((row + rows - 1) % rows, &mut got);

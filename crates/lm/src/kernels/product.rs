@@ -14,7 +14,7 @@ use super::{Level, Machine};
 
 /// Weights are asked for so many bytes before they are needed; they lie on in one piece from tile to tile.
 /// One or two tokens alone are quick enough for the processor to foresee by itself what comes next.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 2048;
 
 /// Tokens whose activations lie side by side.
 const TILE: usize = 12;
@@ -429,14 +429,23 @@ impl Kernel for Rows<'_> {
             }
             for (t, y) in y[..n].iter().enumerate() {
                 // SAFETY: `product` and `gated` checked that the result has room for every token and column;
-                // no other task has these columns.
-                let out = unsafe {
-                    let at = place.out.at((first + t) * place.stride + place.column);
-                    std::slice::from_raw_parts_mut(at, place.width)
-                };
-                match place.into {
-                    Into::Replace => out.copy_from_slice(&y[..place.width]),
-                    Into::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
+                // no other task has these columns; the caller vouches for `S`.
+                unsafe {
+                    let out = place.out.at((first + t) * place.stride + place.column);
+                    let y = S::load(y.as_ptr());
+                    let write = |out| match place.into {
+                        Into::Replace => S::store(out, y),
+                        Into::Add => S::store(out, S::add(S::load(out), y)),
+                    };
+                    if place.width == LANES {
+                        write(out);
+                    } else {
+                        // The last rows: by way of a whole vector.
+                        let mut lanes = [0f32; LANES];
+                        std::ptr::copy_nonoverlapping(out, lanes.as_mut_ptr(), place.width);
+                        write(lanes.as_mut_ptr());
+                        std::ptr::copy_nonoverlapping(lanes.as_ptr(), out, place.width);
+                    }
                 }
             }
         }

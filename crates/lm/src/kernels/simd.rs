@@ -13,17 +13,39 @@ pub trait Simd: Copy {
     const ROWS: usize;
     const COLUMNS: usize;
 
+    /// Whether an instruction adds the products of pairs of bfloat16 numbers.
+    const PAIRS: bool;
+
     type F: Copy;
     type I: Copy;
     type B: Copy;
+    /// Sixteen pairs of bfloat16 numbers.
+    type P: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, x: Self::F);
     /// Loads sixteen half-precision numbers.
     unsafe fn load_half(from: *const u16) -> Self::F;
-    /// Rounds to half precision; numbers beyond its range become its greatest.
-    unsafe fn store_half(to: *mut u16, x: Self::F);
+    /// Loads sixteen pairs of bfloat16 numbers.
+    unsafe fn load_pairs(from: *const u16) -> Self::P;
+    /// The first numbers of sixteen pairs, and the second ones.
+    unsafe fn firsts(x: Self::P) -> Self::F;
+    unsafe fn seconds(x: Self::P) -> Self::F;
+    /// The pair of bfloat16 numbers that lie at `from`, in every lane.
+    unsafe fn pair(from: *const f32) -> Self::P;
+    /// Adds to each lane the dot product of two pairs. Only where [`Simd::PAIRS`].
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::F, a: Self::P, b: Self::P) -> Self::F {
+        let _ = (a, b);
+        sum
+    }
+    /// Rounds 32 numbers to bfloat16 and writes them as sixteen pairs to the front of where they were read. Does
+    /// nothing unless [`Simd::PAIRS`].
+    #[inline(always)]
+    unsafe fn pack(from: *const f32, to: *mut f32) {
+        let _ = (from, to);
+    }
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once (except [`Portable`], which may round twice).
@@ -125,9 +147,11 @@ impl Simd for Portable {
     const TOKENS: usize = 2;
     const ROWS: usize = 2;
     const COLUMNS: usize = 1;
+    const PAIRS: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [[u8; 4]; 16];
+    type P = [[u16; 2]; 16];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -150,10 +174,22 @@ impl Simd for Portable {
         each(|i| half::f16::from_bits(halves[i]).to_f32())
     }
     #[inline(always)]
-    unsafe fn store_half(to: *mut u16, x: Self::F) {
-        let halves = each(|i| half::f16::from_f32(x[i].clamp(-65504.0, 65504.0)).to_bits());
-        // SAFETY: the caller vouches for sixteen numbers.
-        unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) }
+    unsafe fn load_pairs(from: *const u16) -> Self::P {
+        // SAFETY: the caller vouches for sixteen pairs.
+        unsafe { from.cast::<Self::P>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn pair(from: *const f32) -> Self::P {
+        // SAFETY: the caller vouches for a pair.
+        [unsafe { from.cast::<[u16; 2]>().read() }; 16]
+    }
+    #[inline(always)]
+    unsafe fn firsts(x: Self::P) -> Self::F {
+        each(|i| f32::from_bits(u32::from(x[i][0]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn seconds(x: Self::P) -> Self::F {
+        each(|i| f32::from_bits(u32::from(x[i][1]) << 16))
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -244,9 +280,9 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx2<const VNNI: bool>;
 
-    /// 512-bit vectors, thirty-two registers, `vpdpbusd`.
+    /// 512-bit vectors, thirty-two registers, `vpdpbusd`; with `BF16`, `vdpbf16ps` too.
     #[derive(Clone, Copy)]
-    pub struct Avx512;
+    pub struct Avx512<const BF16: bool>;
 
     macro_rules! both {
         ($a:ident, $b:ident => $op:expr) => {
@@ -293,9 +329,11 @@ mod x86 {
         // Eight sums, two of columns, and broadcast rows.
         const ROWS: usize = 4;
         const COLUMNS: usize = 1;
+        const PAIRS: bool = false;
         type F = [__m256; 2];
         type I = [__m256i; 2];
         type B = [__m256i; 2];
+        type P = [__m256i; 2];
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::F {
@@ -322,12 +360,20 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn store_half(to: *mut u16, x: Self::F) {
-            unsafe {
-                let x = both!(x => _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(65504.0)), _mm256_set1_ps(-65504.0)));
-                _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
-                _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]));
-            }
+        unsafe fn load_pairs(from: *const u16) -> Self::P {
+            unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())] }
+        }
+        #[inline(always)]
+        unsafe fn pair(from: *const f32) -> Self::P {
+            unsafe { [_mm256_set1_epi32(from.cast::<i32>().read()); 2] }
+        }
+        #[inline(always)]
+        unsafe fn firsts(x: Self::P) -> Self::F {
+            unsafe { both!(x => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))) }
+        }
+        #[inline(always)]
+        unsafe fn seconds(x: Self::P) -> Self::F {
+            unsafe { both!(x => _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-65536)))) }
         }
         #[inline(always)]
         unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -457,15 +503,17 @@ mod x86 {
         }
     }
 
-    impl Simd for Avx512 {
+    impl<const BF16: bool> Simd for Avx512<BF16> {
         // Twelve integer and twelve float sums leave eight registers for weights, scales and work.
         const TOKENS: usize = 12;
         // Twenty-four sums, two vectors of columns.
         const ROWS: usize = 12;
         const COLUMNS: usize = 2;
+        const PAIRS: bool = BF16;
         type F = __m512;
         type I = __m512i;
         type B = __m512i;
+        type P = __m512i;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
@@ -484,10 +532,39 @@ mod x86 {
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
         }
         #[inline(always)]
-        unsafe fn store_half(to: *mut u16, x: __m512) {
+        unsafe fn load_pairs(from: *const u16) -> __m512i {
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn firsts(x: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)) }
+        }
+        #[inline(always)]
+        unsafe fn seconds(x: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536))) }
+        }
+        #[inline(always)]
+        unsafe fn pair(from: *const f32) -> __m512i {
+            unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+            if !BF16 {
+                return sum;
+            }
             unsafe {
-                let x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(65504.0)), _mm512_set1_ps(-65504.0));
-                _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(b), a)
+            }
+        }
+        #[inline(always)]
+        unsafe fn pack(from: *const f32, to: *mut f32) {
+            if BF16 {
+                unsafe {
+                    let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+                    let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                    _mm512_storeu_si512(to.cast(), pairs);
+                }
             }
         }
         #[inline(always)]

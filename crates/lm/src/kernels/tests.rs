@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use gym::Seed;
 use gym::seed::SplitMix64;
-use half::f16;
+use half::bf16;
 
 use super::attention::{BLOCK, Block, Heads, Plan, Rotary, Shapes, Span};
 use super::*;
@@ -58,7 +58,13 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
         let machines = machines();
         let mut matrix = || {
             let dense = Tensor::from_vec(numbers(&mut rng, rows * columns), (rows, columns), &Device::Cpu).unwrap();
-            Packed::new(&QTensor::quantize(&dense, dtype).unwrap(), |row| row, &machines[0].pool).unwrap()
+            Packed::new(
+                &QTensor::quantize(&dense, dtype).unwrap(),
+                |row| row,
+                &machines[0].pool,
+                &mut Arena::default(),
+            )
+            .unwrap()
         };
         let (matrix, gate) = (matrix(), matrix());
         let (bias, rank) = (numbers(&mut rng, rows), 5);
@@ -155,7 +161,7 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
                 all.push((machine.level, y, both, inner));
             }
             // All instruction sets that fuse multiply and add give the same bits.
-            for pair in all[1..].windows(2) {
+            for pair in all[all.len().min(1)..].windows(2) {
                 assert!(
                     pair[0].1 == pair[1].1 && pair[0].2 == pair[1].2 && pair[0].3 == pair[1].3,
                     "{dtype:?}"
@@ -192,7 +198,7 @@ fn attention_agrees_with_plain_arithmetic() {
         }
         out
     };
-    let half = |x: f64| f16::from_f32(x as f32).to_f64();
+    let half = |x: f64| bf16::from_f32(x as f32).to_f64();
     let plain = |text: &[f32], position: usize| -> Vec<f64> {
         let at = |position: usize, head: usize| &text[position * stride + head * 24..][..24];
         let mut out = Vec::new();
@@ -255,7 +261,18 @@ fn attention_agrees_with_plain_arithmetic() {
                     .zip(&want)
                     .map(|(a, b)| (f64::from(*a) - b).abs())
                     .fold(0.0, f64::max);
-                assert!(worst < 1e-4, "{} token {}: {worst}", machine.level.name(), first + i);
+                // With `vdpbf16ps`, queries and weights are rounded to 8 bits of precision as well.
+                assert!(
+                    worst
+                        < if machine.level.name() == "avx512-bf16" {
+                            1e-2
+                        } else {
+                            1e-4
+                        },
+                    "{} token {}: {worst}",
+                    machine.level.name(),
+                    first + i
+                );
             }
         };
         let mut prompt = vec![(0, 0, Vec::new())];
