@@ -64,7 +64,7 @@ const HEIGHT: usize = 12;
 /// Steps along the shared dimension between two visits of the result.
 const DEPTH: usize = 384;
 /// Rows of a task.
-const TASK_ROWS: usize = 4 * HEIGHT;
+const TASK_ROWS: usize = 3 * HEIGHT;
 
 /// The right factor of a product, packed: columns in groups of `WIDTH`, each group row after row.
 #[derive(Clone, Default)]
@@ -94,8 +94,13 @@ fn pack_panel<const N: usize>(b: View<'_>, panel: &mut [f32]) {
     let rows = panel.as_chunks_mut::<N>().0;
     if b.column_step == 1 {
         for (row, out) in rows.iter_mut().enumerate() {
-            out[..b.columns].copy_from_slice(&b.data[row * b.row_step..][..b.columns]);
-            out[b.columns..].fill(0.0);
+            let from = &b.data[row * b.row_step..][..b.columns];
+            if let Ok(whole) = <&[f32; N]>::try_from(from) {
+                *out = *whole;
+            } else {
+                out[..b.columns].copy_from_slice(from);
+                out[b.columns..].fill(0.0);
+            }
         }
     } else if b.columns == N && b.row_step == 1 {
         // A transposition: short stretches of every column, so that both sides stay in the cache.
@@ -225,10 +230,12 @@ impl WithSimd for Product<'_> {
                     let height = HEIGHT.min(a.rows - strip * HEIGHT);
                     for (row, tile) in tile[..height].iter().enumerate() {
                         let out = &mut out[(strip * HEIGHT + row) * out_step + column..][..width];
-                        if add || from > 0 {
-                            out.iter_mut().zip(tile).for_each(|(out, x)| *out += x);
-                        } else {
-                            out.copy_from_slice(&tile[..width]);
+                        // Whole rows have a length that the compiler knows: vectors instead of calls.
+                        match (<&mut [f32; WIDTH]>::try_from(&mut *out), add || from > 0) {
+                            (Ok(out), true) => out.iter_mut().zip(tile).for_each(|(out, x)| *out += x),
+                            (Ok(out), false) => *out = *tile,
+                            (Err(_), true) => out.iter_mut().zip(tile).for_each(|(out, x)| *out += x),
+                            (Err(_), false) => out.copy_from_slice(&tile[..width]),
                         }
                     }
                 }
