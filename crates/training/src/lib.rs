@@ -17,6 +17,7 @@ mod matrix;
 pub mod network;
 pub mod objective;
 pub mod optimizer;
+pub mod rewarder;
 pub mod train;
 mod vocabulary;
 pub mod workload;
