@@ -78,18 +78,6 @@ pub(crate) fn style_of(model: &store::Model) -> PromptStyle {
     }
 }
 
-/// Reads a reward model from its files, for an agent with these settings.
-pub(crate) fn load_reward_model(
-    _studio: &Studio,
-    row: &store::Model,
-    _settings: &AgentSettings,
-) -> Result<Arc<dyn RewardModel>> {
-    Err(StudioError::Invalid(format!(
-        "this version cannot read reward model `{}` of architecture `{}`",
-        row.name, row.architecture
-    )))
-}
-
 impl Studio {
     /// Fills in what the settings leave open, so that a stored run says exactly what it did.
     pub(crate) fn resolve(&self, settings: &AgentSettings) -> Result<AgentSettings> {
@@ -231,7 +219,7 @@ impl Studio {
     }
 }
 
-fn parse<T: std::str::FromStr>(name: &str) -> Result<T>
+pub(crate) fn parse<T: std::str::FromStr>(name: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use gym::judge::{judging_seed, step_seed};
 use gym::{
-    Agreement, EvidenceJudge, GuidedEpisode, GuidedState, Hit, Judge, JudgedState, LlmJudge, Outcome, QuestionId,
-    RewardModel, RolloutJudge, Seed, Step, Termination, Visit, state_after,
+    Agent, Agreement, EvidenceJudge, GuidedEpisode, GuidedState, Hit, Judge, JudgedState, LlmJudge, Outcome,
+    PromptStyle, QuestionId, RewardModel, RolloutJudge, Seed, Step, Termination, Visit, state_after,
 };
 use serde::Serialize;
 use store::RUN_JUDGE;
 
-use crate::engines::{load_reward_model, style_of};
+use crate::engines::{parse, style_of};
 use crate::view::{AgentSettings, Progress};
 use crate::{Cancel, Result, Studio, StudioError, run};
 
@@ -200,7 +200,8 @@ impl Studio {
                 row.kind
             )));
         }
-        load_reward_model(self, &row, settings)
+        let style: PromptStyle = parse(settings.prompt.as_deref().unwrap_or("compact"))?;
+        self.open_reward_model(&row, Agent::new(parse(&settings.agent)?, style))
     }
 
     /// Judges the stored steps of a run without sampling anything anew. Stopped at any instant, it goes on

@@ -18,6 +18,7 @@ mod export;
 mod judges;
 mod library;
 pub mod preview;
+mod rewards;
 mod run;
 mod setup;
 mod show;

@@ -404,7 +404,14 @@ fn model_view(mut model: store::Model) -> ModelView {
     if let Ok(Some(settings)) = endpoints::settings(&model) {
         model.path = settings.url;
     }
-    let file_bytes = std::fs::metadata(&model.path).map_or(0.0, |meta| meta.len() as f64);
+    // An adapter is a folder.
+    let weights = Path::new(&model.path).join("adapter_model.safetensors");
+    let file = if model.adapter_of.is_some() {
+        &weights
+    } else {
+        Path::new(&model.path)
+    };
+    let file_bytes = std::fs::metadata(file).map_or(0.0, |meta| meta.len() as f64);
     ModelView {
         name: model.name,
         kind: model.kind,
