@@ -143,12 +143,14 @@ impl Environment {
     }
 }
 
+/// The command line as built with a profile: `release` or `debug`.
+pub fn program(profile: &str) -> Command {
+    let path = root().join("target").join(profile).join("rag-gym");
+    Command::new(path.with_extension(std::env::consts::EXE_EXTENSION))
+}
+
 fn rag_gym() -> Command {
-    let mut command = Command::new(
-        root()
-            .join("target/release/rag-gym")
-            .with_extension(std::env::consts::EXE_EXTENSION),
-    );
+    let mut command = program("release");
     command.arg("--home").arg(root().join("target/bench-home"));
     command
 }

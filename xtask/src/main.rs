@@ -1,4 +1,4 @@
-//! Build tasks: `cargo xtask setup|run|test|bench|bundle|models`.
+//! Build tasks: `cargo xtask setup|run|test|bench|ladder|bundle|models`.
 //!
 //! Each step prints what it does and how long it took. Steps that have nothing to do say so, and
 //! every task can be stopped and started again.
@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, reason = "a build task talks to a terminal")]
 
 mod bench;
+mod ladder;
+mod ladder_table;
 mod model;
 mod page;
 mod peers;
@@ -27,6 +29,8 @@ usage: cargo xtask TASK
   models   the model file, then `rag-gym setup` into the home folder (RAG_GYM_HOME, or the platform's)
   bench    sets other engines up, times them and this program side by side, and writes the figures into
            docs/benchmarks.md; with arguments: `rag-gym bench` with these, in an optimised build
+  ladder   trains and reports every rung from the untrained model to a guided trained one, and writes the
+           tables into docs/results.md; hours, goes on where it was stopped; --quick shows that it works
   bundle   an installable package (Debian)";
 
 fn main() -> ExitCode {
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         "test" => test(rest),
         "models" => models(),
         "bench" => bench::run(rest),
+        "ladder" => ladder::run(rest),
         "bundle" => bundle(),
         "help" | "--help" => {
             println!("{USAGE}");
@@ -94,6 +99,7 @@ fn test(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         return Ok(());
     }
+    step("a small ladder", || ladder::run(&["--quick".to_owned()]))?;
     step("types of the page", || page::npm(["run", "check"]))?;
     step("tests of the page", || page::npm(["test"]))?;
     step("window tests", window_tests)

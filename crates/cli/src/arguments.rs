@@ -299,6 +299,9 @@ pub struct TrainOptions {
     /// Question sets whose gold evidence teaches (sft)
     #[arg(long, value_delimiter = ',')]
     expert: Vec<String>,
+    /// Only the first so many questions of each of these sets
+    #[arg(long, requires = "expert")]
+    limit: Option<u32>,
     /// Agents that the gold evidence is shown to
     #[arg(long, value_delimiter = ',', default_value = "search-o1")]
     agents: Vec<String>,
@@ -365,6 +368,7 @@ impl TrainOptions {
             runs: self.from,
             files: self.data,
             expert: self.expert,
+            limit: self.limit,
             agents: self.agents,
             corpus: self.corpus,
             k: self.k,

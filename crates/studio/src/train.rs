@@ -1,5 +1,6 @@
 //! Training: from stored runs, gold evidence or files to an adapter that is a model of its own.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,6 +31,8 @@ pub struct TrainRequest {
     pub files: Vec<PathBuf>,
     /// Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only.
     pub expert: Vec<String>,
+    /// Only the first so many questions of each of these sets.
+    pub limit: Option<u32>,
     pub agents: Vec<String>,
     pub corpus: Option<String>,
     /// Passages per search of the expert.
@@ -294,17 +297,20 @@ impl Studio {
             })?,
         };
         let index = self.index(&corpus)?;
-        let mut all = Vec::new();
+        let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
+        let (mut all, mut readers) = (Vec::new(), HashSet::new());
         for name in &request.agents {
             let kind: AgentKind = name
                 .parse()
                 .map_err(|error: gym::agent::UnknownName| StudioError::Invalid(error.to_string()))?;
             let agent = Agent::new(kind, PromptStyle::Compact);
-            for labelled in self.store().questions(set, None)? {
-                refuse_test(&labelled)?;
-                let (policy, reader) = expert(&agent, &labelled, index.as_ref(), request.k as usize)?;
+            for labelled in &questions {
+                refuse_test(labelled)?;
+                let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;
                 all.extend(policy);
-                all.extend(reader);
+                // Agents that read ask their reader the same.
+                let new = |lesson: &Lesson| readers.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
+                all.extend(reader.into_iter().filter(new));
             }
         }
         Ok(all)

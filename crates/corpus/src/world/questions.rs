@@ -56,6 +56,8 @@ pub(super) fn generate(split: Split) -> Vec<LabelledQuestion> {
             kept.extend(of_kind(None).take(limit));
         }
     }
+    // Kinds mixed, so that the first so many questions are a fair sample.
+    kept.sort_by_key(|q| stable_hash(&q.question.text));
     for (n, q) in kept.iter_mut().enumerate() {
         q.question.id = QuestionId(format!("world-{}-{:04}", split.name(), n + 1));
         q.split = Some(split.name().to_owned());

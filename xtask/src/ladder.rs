@@ -1,0 +1,353 @@
+//! The proof that supervision pays: every rung from the untrained model to a trained policy that a
+//! trained reward model guides, on questions that taught nothing.
+//!
+//! Each stage is one `rag-gym` command with a name of its own in the ladder's home, so a ladder that was
+//! stopped goes on where it was: finished stages are found there, unfinished ones are resumed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::ladder_table::{self, Row};
+use crate::step::{self, cargo, root, step};
+use crate::{bench, model};
+
+/// How much is done. The full ladder takes hours, the quick one shows within minutes that every stage works.
+#[derive(Clone, Copy)]
+struct Plan {
+    home: &'static str,
+    /// Of the program that does the work: what tests have built is slower, but there already.
+    profile: &'static str,
+    /// Whole ladders, each with its own trainings and samples.
+    seeds: u32,
+    agents: &'static [&'static str],
+    /// Questions of each training set: for the first lessons, and for the judged runs.
+    expert: u32,
+    collect: u32,
+    /// Questions of a row.
+    report: u32,
+    candidates: u32,
+    rank: u32,
+    epochs: u32,
+}
+
+const FULL: Plan = Plan {
+    home: "target/ladder",
+    profile: "release",
+    seeds: 3,
+    agents: &["react", "search-o1", "research"],
+    expert: 500,
+    collect: 150,
+    report: 150,
+    candidates: 5,
+    rank: 8,
+    epochs: 2,
+};
+
+const QUICK: Plan = Plan {
+    home: "target/ladder-quick",
+    profile: "debug",
+    seeds: 1,
+    agents: &["search-o1"],
+    expert: 8,
+    collect: 6,
+    report: 4,
+    candidates: 3,
+    rank: 2,
+    epochs: 1,
+};
+
+/// A corpus with questions to learn from and others to report on.
+struct Set {
+    name: String,
+    corpus: String,
+    train: String,
+    report: String,
+}
+
+/// One row of a table: who proposes, and who chooses among its proposals.
+pub struct Rung {
+    pub name: &'static str,
+    policy: &'static str,
+    choice: Choice,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Greedy,
+    Random,
+    RewardModel,
+    /// Sees the gold evidence of the question that is asked: an upper bound, not a method.
+    Evidence,
+}
+
+pub const RUNGS: [Rung; 9] = [
+    rung("zero-shot", "base", Choice::Greedy),
+    rung("random of N", "base", Choice::Random),
+    rung("PRM", "base", Choice::RewardModel),
+    rung("SFT", "sft", Choice::Greedy),
+    rung("SFT, random of N", "sft", Choice::Random),
+    rung("SFT + PRM", "sft", Choice::RewardModel),
+    rung("DPO", "dpo", Choice::Greedy),
+    rung("DPO + PRM", "dpo", Choice::RewardModel),
+    rung("SFT + evidence (upper bound)", "sft", Choice::Evidence),
+];
+
+const fn rung(name: &'static str, policy: &'static str, choice: Choice) -> Rung {
+    Rung { name, policy, choice }
+}
+
+const USAGE: &str = "usage: cargo xtask ladder [--quick] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
+
+  --data FOLDER   beside the built-in world: sets whose NAME_corpus.jsonl, NAME_train.jsonl and NAME_dev.jsonl lie there
+  --sets A,B      their names [default: 2wiki,hotpotqa,musique]";
+
+struct Ladder {
+    plan: Plan,
+    agents: Vec<String>,
+    sets: Vec<Set>,
+    home: PathBuf,
+}
+
+pub fn run(arguments: &[String]) -> Result<()> {
+    let mut plan = FULL;
+    let (mut data, mut names, mut seeds, mut agents) = (None, "2wiki,hotpotqa,musique".to_owned(), None, None);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || {
+            rest.next()
+                .cloned()
+                .with_context(|| format!("{argument} needs a value\n\n{USAGE}"))
+        };
+        match argument.as_str() {
+            "--quick" => plan = QUICK,
+            "--seeds" => seeds = Some(value()?.parse().context("--seeds is a number")?),
+            "--agents" => agents = Some(value()?),
+            "--data" => data = Some(PathBuf::from(value()?)),
+            "--sets" => names = value()?,
+            other => bail!("no option is called {other}\n\n{USAGE}"),
+        }
+    }
+    plan.seeds = seeds.unwrap_or(plan.seeds);
+    let agents = agents.map_or_else(
+        || plan.agents.iter().map(|agent| (*agent).to_owned()).collect(),
+        |list| list.split(',').map(str::to_owned).collect(),
+    );
+    step("the command line", || {
+        let mut build = cargo(["build", "--workspace", "--bins"]);
+        if plan.profile == "release" {
+            build = cargo(["build", "--release", "--package", "cli"]);
+        }
+        step::run(&mut build)
+    })?;
+    step("the built-in model", model::ensure)?;
+    // Only the full ladder is a result.
+    let publish = plan.home == FULL.home;
+    let mut ladder = Ladder {
+        home: root().join(plan.home),
+        plan,
+        agents,
+        sets: Vec::new(),
+    };
+    step("sets", || ladder.bring_sets(data.as_deref(), &names))?;
+    let mut rows = Vec::new();
+    for seed in 0..ladder.plan.seeds {
+        ladder.train_and_report(seed, &mut rows)?;
+        // After each seed, so that a ladder that is stopped has said what it knows.
+        ladder_table::write(&ladder.home, &rows, publish)?;
+    }
+    Ok(())
+}
+
+impl Ladder {
+    fn bring_sets(&mut self, data: Option<&Path>, names: &str) -> Result<()> {
+        self.json(&["setup"])?;
+        self.sets.push(Set {
+            name: "factbook".into(),
+            corpus: "factbook".into(),
+            train: "factbook-train".into(),
+            report: "factbook-test".into(),
+        });
+        let Some(data) = data else { return Ok(()) };
+        for name in names.split(',') {
+            let set = Set {
+                name: name.to_owned(),
+                corpus: name.to_owned(),
+                train: format!("{name}-train"),
+                report: format!("{name}-dev"),
+            };
+            if !self.has("corpus", name)? {
+                let file = data.join(format!("{name}_corpus.jsonl"));
+                self.json(&["corpus", "import", &file.to_string_lossy(), "--name", name])?;
+            }
+            for part in ["train", "dev"] {
+                let own = format!("{name}-{part}");
+                if !self.has("questions", &own)? {
+                    let file = data.join(format!("{name}_{part}.jsonl"));
+                    let file = file.to_string_lossy();
+                    self.json(&["questions", "import", &file, "--name", &own, "--corpus", name])?;
+                }
+            }
+            self.sets.push(set);
+        }
+        Ok(())
+    }
+
+    /// One whole ladder: lessons from gold evidence, judged runs of what learnt them, preferences and
+    /// rewards from these, then every row.
+    fn train_and_report(&self, seed: u32, rows: &mut Vec<Row>) -> Result<()> {
+        let number = seed.to_string();
+        let named = |what: &str| format!("{what}-s{seed}");
+        let sets: Vec<&str> = self.sets.iter().map(|set| set.train.as_str()).collect();
+        let (expert, rank, epochs) = (
+            self.plan.expert.to_string(),
+            self.plan.rank.to_string(),
+            self.plan.epochs.to_string(),
+        );
+        let alpha = (2 * self.plan.rank).to_string();
+        let shape = ["--rank", &rank, "--alpha", &alpha, "--targets", "all"];
+        let common = ["--seed", &number, "--max-length", "2048"];
+        let first = [
+            ["--expert", &sets.join(",")],
+            ["--agents", &self.agents.join(",")],
+            ["--limit", &expert],
+            ["--epochs", &epochs],
+            ["--lr", "8e-4"],
+        ];
+        self.ensure_trained("sft", &named("sft"), &[&first.concat()[..], &shape, &common].concat())?;
+        let mut judged = Vec::new();
+        for set in &self.sets {
+            for agent in &self.agents {
+                let name = format!("{}-{agent}-collect-s{seed}", set.name);
+                let rung = rung("collect", "sft", Choice::Evidence);
+                judged.push(self.ensure_run(&name, set, &set.train, agent, &rung, self.plan.collect, seed)?);
+            }
+        }
+        let (judged, sft) = (judged.join(","), named("sft"));
+        let from = ["--from", &judged, "--base", &sft];
+        self.ensure_trained("dpo", &named("dpo"), &[&from[..], &common].concat())?;
+        self.ensure_trained("prm", &named("prm"), &[&from[..], &common].concat())?;
+        for set in &self.sets {
+            for agent in &self.agents {
+                let mut zero_shot = None;
+                for (idx, rung) in RUNGS.iter().enumerate() {
+                    let name = format!("{}-{agent}-{idx}-s{seed}", set.name);
+                    let run = self.ensure_run(&name, set, &set.report, agent, rung, self.plan.report, seed)?;
+                    let mut words = vec!["evaluate", &run];
+                    if let Some(zero_shot) = &zero_shot {
+                        words.extend(["--against", zero_shot]);
+                    }
+                    let evaluation = self.json(&words)?;
+                    zero_shot.get_or_insert(run);
+                    rows.push(Row {
+                        set: set.name.clone(),
+                        agent: agent.clone(),
+                        rung: idx,
+                        seed,
+                        evaluation,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_trained(&self, method: &str, name: &str, options: &[&str]) -> Result<()> {
+        if self.has("models", name)? {
+            return Ok(());
+        }
+        step(&format!("train {name}"), || {
+            let mut command = self.rag_gym();
+            command.args(["train", method, "--out", name]).args(options);
+            step::run(&mut command)
+        })
+    }
+
+    /// Makes a run, or what is left of it; returns its id.
+    #[expect(clippy::too_many_arguments, reason = "what a row of the table is made of")]
+    fn ensure_run(
+        &self,
+        name: &str,
+        set: &Set,
+        questions: &str,
+        agent: &str,
+        rung: &Rung,
+        limit: u32,
+        seed: u32,
+    ) -> Result<String> {
+        let mut command = self.rag_gym();
+        match self.find_run(name)? {
+            Some((id, true)) => return Ok(id),
+            Some((id, false)) => drop(command.args(["resume", &id])),
+            None => {
+                let model = match rung.policy {
+                    "base" => "smollm2-135m".to_owned(),
+                    policy => format!("{policy}-s{seed}"),
+                };
+                command.args(["run", "--name", name, "--questions", questions]);
+                command.args(["--corpus", &set.corpus, "--agent", agent, "--model", &model]);
+                command.args(["--limit", &limit.to_string(), "--seed", &seed.to_string()]);
+                // Superlatives of the built-in world look up as many as four neighbours.
+                command.args(["--max-steps", "7"]);
+                if rung.choice != Choice::Greedy {
+                    command.args(["--candidates", &self.plan.candidates.to_string()]);
+                }
+                match rung.choice {
+                    Choice::Greedy => {}
+                    Choice::Random => drop(command.args(["--select", "random"])),
+                    Choice::RewardModel => drop(command.args(["--reward-model", &format!("prm-s{seed}")])),
+                    Choice::Evidence => drop(command.args(["--judge", "evidence"])),
+                }
+            }
+        }
+        step(&format!("run {name}"), || step::run(command.args(["--workers", "8"])))?;
+        match self.find_run(name)? {
+            Some((id, true)) => Ok(id),
+            _ => bail!("run {name} is not finished"),
+        }
+    }
+
+    /// A run's id, and whether it is finished.
+    fn find_run(&self, name: &str) -> Result<Option<(String, bool)>> {
+        let runs = self.json(&["runs", "list"])?;
+        let found = runs.as_array().into_iter().flatten().find(|run| run["name"] == name);
+        Ok(found.map(|run| {
+            (
+                run["run"].as_str().unwrap_or_default().to_owned(),
+                run["status"] == "finished",
+            )
+        }))
+    }
+
+    /// Whether a list names this.
+    fn has(&self, list: &str, name: &str) -> Result<bool> {
+        let found = self.json(&[list, "list"])?;
+        Ok(found.as_array().into_iter().flatten().any(|item| item["name"] == name))
+    }
+
+    fn rag_gym(&self) -> Command {
+        let mut command = bench::program(self.plan.profile);
+        command
+            .arg("--home")
+            .arg(&self.home)
+            .env("RAG_GYM_BUNDLE", model::folder());
+        command
+    }
+
+    fn json(&self, words: &[&str]) -> Result<Value> {
+        let output = self
+            .rag_gym()
+            .arg("--json")
+            .args(words)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot start rag-gym {}", words.join(" ")))?;
+        if !output.status.success() {
+            bail!("rag-gym {} ended with {}", words.join(" "), output.status);
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| format!("rag-gym {} printed no JSON", words.join(" ")))
+    }
+}
