@@ -172,8 +172,8 @@ fn train(studio: &Studio, options: TrainOptions, as_json: bool, cancel: &Cancel)
             .margin
             .map_or(String::new(), |margin| format!(", margin {margin:.3}"));
         progress.show(&format!(
-            "step {} of {}: loss {:.4}{margin}, {:.0} tokens/s",
-            step.step, step.steps, step.loss, step.tokens_per_second
+            "step {} of {}: loss {:.4}{margin}, {:.0} tokens/s ({:.0} computed)",
+            step.step, step.steps, step.loss, step.example_tokens_per_second, step.tokens_per_second
         ));
     })?;
     drop(progress);

@@ -65,7 +65,10 @@ pub struct TrainStep {
     pub steps: u64,
     pub loss: f64,
     pub learning_rate: f64,
+    /// Tokens computed; what the step's examples share at their beginning counts once.
     pub tokens_per_second: f64,
+    /// The same time, with shared beginnings counted for every example.
+    pub example_tokens_per_second: f64,
     pub grad_norm: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
@@ -127,12 +130,14 @@ impl Studio {
         let mut log = StepLog::new(&dir);
         let mut last = Instant::now();
         let mut shown = |report: &StepReport| {
+            let seconds = last.elapsed().as_secs_f64();
             let step = TrainStep {
                 step: report.step,
                 steps: report.steps,
                 loss: report.measure.loss,
                 learning_rate: report.learning_rate,
-                tokens_per_second: report.tokens as f64 / last.elapsed().as_secs_f64(),
+                tokens_per_second: report.tokens as f64 / seconds,
+                example_tokens_per_second: report.example_tokens as f64 / seconds,
                 grad_norm: report.grad_norm,
                 margin: report.measure.margin,
                 accuracy: report.measure.accuracy,

@@ -7,12 +7,14 @@ use gym::Seed;
 use serde_json::json;
 use training::adapter::{Adapter, AdapterConfig};
 use training::base::{Base, Part};
+use training::factor::Arithmetic;
 use training::objective::{Batch, Example, log_probability, rewards};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: peft_peer FOLDER")?;
     let folder = Path::new(&folder);
-    let base = Base::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peft/tiny.gguf"))?;
+    let mut base = Base::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peft/tiny.gguf"))?;
+    base.arithmetic = Arithmetic::F32;
     let example = Example {
         question: String::new(),
         prompt: vec![7, 3, 25, 11, 40, 2, 19],

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use candle_core::quantized::QTensor;
-use candle_core::{CpuStorage, Device, Storage};
 use lm::decoder::{Architecture, Config};
 use lm::gguf::{Gguf, rows};
 use lm::tokenizer::Tokenizer;
@@ -12,7 +11,7 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::attention::Heads;
 use crate::elementwise::Pairing;
-use crate::matrix::{Panels, View};
+use crate::factor::{Arithmetic, Direction, Factor};
 
 /// The projections of a layer, in the order of the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -78,6 +77,8 @@ impl Part {
 /// A model file's weights. Nothing here is ever changed.
 pub struct Base {
     pub config: Config,
+    /// The fastest of this processor, unless set to another.
+    pub arithmetic: Arithmetic,
     pub(crate) layers: Vec<Layer>,
     embedding: QTensor,
     output: Option<QTensor>,
@@ -93,15 +94,7 @@ pub(crate) struct Layer {
 }
 
 /// One layer's weights as right factors, reused from layer to layer.
-pub(crate) type Factors = [Panels; 7];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    /// (in, out): from inputs to outputs.
-    Forward,
-    /// (out, in): from gradients of outputs to gradients of inputs.
-    Backward,
-}
+pub(crate) type Factors = [Factor; 7];
 
 impl Base {
     pub fn open(path: &Path) -> Result<Base> {
@@ -152,6 +145,7 @@ impl Base {
             embedding: gguf.tensor("token_embd.weight", &[vocabulary, hidden])?,
             output,
             norm: gguf.vector("output_norm.weight", hidden)?,
+            arithmetic: Arithmetic::best(),
             config,
         })
     }
@@ -177,29 +171,27 @@ impl Base {
         Ok(rows(&self.embedding, tokens)?)
     }
 
-    /// Rows of the matrix that turns hidden states into logits: (tokens, hidden).
+    /// The matrix that turns hidden states into logits, (vocabulary, hidden).
+    pub(crate) fn output(&self) -> &QTensor {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Its rows for these tokens.
     pub(crate) fn output_rows(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        Ok(rows(self.output.as_ref().unwrap_or(&self.embedding), tokens)?)
+        Ok(rows(self.output(), tokens)?)
+    }
+
+    pub(crate) fn factors(&self) -> Factors {
+        std::array::from_fn(|_| Factor::new(self.arithmetic))
     }
 
     /// Unpacks one layer.
     pub(crate) fn unpack(&self, layer: usize, direction: Direction, factors: &mut Factors) -> Result<()> {
         // The largest first, so that no thread is left with one at the end.
-        let mut work: Vec<(&QTensor, &mut Panels)> = self.layers[layer].weights.iter().zip(factors).collect();
+        let mut work: Vec<(&QTensor, &mut Factor)> = self.layers[layer].weights.iter().zip(factors).collect();
         work.reverse();
-        work.into_par_iter().with_max_len(1).try_for_each(|(weight, panels)| {
-            let (out, inside) = weight.shape().dims2()?;
-            let dense = weight.dequantize(&Device::Cpu)?;
-            let (storage, _) = dense.storage_and_layout();
-            let Storage::Cpu(CpuStorage::F32(numbers)) = &*storage else {
-                unreachable!("dequantised on the processor as f32");
-            };
-            let weight = View::new(numbers, out, inside);
-            panels.pack(match direction {
-                Direction::Forward => weight.transposed(),
-                Direction::Backward => weight,
-            });
-            Ok(())
-        })
+        work.into_par_iter()
+            .with_max_len(1)
+            .try_for_each(|(weights, factor)| factor.fill(weights, 0..weights.shape().dims2()?.0, direction))
     }
 }

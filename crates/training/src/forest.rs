@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// Shorter beginnings are repeated: a segment of a few rows costs attention more than it saves.
+const LEAST: usize = 8;
+
 /// A run of consecutive rows. A row sees all rows of the segment's ancestors, and those of its own
 /// segment up to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +13,7 @@ pub struct Segment {
     pub parent: Option<usize>,
 }
 
-/// Trees of segments, one row per token.
+/// Trees of segments, one row per token; parents come before their children.
 #[derive(Clone, Debug, Default)]
 pub struct Forest {
     pub tokens: Vec<u32>,
@@ -20,20 +23,51 @@ pub struct Forest {
 }
 
 impl Forest {
-    /// Adds a segment after its parent's last token; returns its index.
-    pub fn push(&mut self, parent: Option<usize>, tokens: &[u32]) -> usize {
-        let first = match parent.map(|parent| &self.segments[parent].rows) {
-            Some(rows) if !rows.is_empty() => self.positions[rows.end - 1] + 1,
-            _ => 0,
-        };
-        let start = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
-        self.positions.extend((0..tokens.len() as u32).map(|i| first + i));
-        self.segments.push(Segment {
-            rows: start..self.tokens.len(),
-            parent,
-        });
-        self.segments.len() - 1
+    /// Adds sequences, which share rows among themselves only. Returns the rows of each one's tokens.
+    pub fn push(&mut self, sequences: &[Vec<u32>]) -> Vec<Vec<usize>> {
+        let mut rows = vec![Vec::new(); sequences.len()];
+        self.branch(None, 0, (0..sequences.len()).collect(), sequences, &mut rows);
+        rows
+    }
+
+    /// Adds what follows `depth` tokens, which are those of `parent` and its ancestors, in each sequence of a `group`.
+    fn branch(
+        &mut self,
+        parent: Option<usize>,
+        depth: usize,
+        group: Vec<usize>,
+        sequences: &[Vec<u32>],
+        rows: &mut [Vec<usize>],
+    ) {
+        let next = |idx: usize| sequences[idx].get(depth..depth + LEAST);
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for idx in group {
+            let alike = groups
+                .iter_mut()
+                .find(|group| next(idx).is_some() && next(group[0]) == next(idx));
+            match alike {
+                Some(group) => group.push(idx),
+                None => groups.push(vec![idx]),
+            }
+        }
+        for mut group in groups {
+            let first = &sequences[group[0]];
+            let ends = group.iter().map(|&idx| common(first, &sequences[idx]));
+            let end = ends.min().unwrap_or(depth);
+            let start = self.tokens.len();
+            self.tokens.extend_from_slice(&first[depth..end]);
+            self.positions.extend(depth as u32..end as u32);
+            let segment = Segment {
+                rows: start..self.tokens.len(),
+                parent,
+            };
+            for &idx in &group {
+                rows[idx].extend(segment.rows.clone());
+            }
+            self.segments.push(segment);
+            group.retain(|&idx| sequences[idx].len() > end);
+            self.branch(Some(self.segments.len() - 1), end, group, sequences, rows);
+        }
     }
 
     pub fn rows(&self) -> usize {
@@ -44,14 +78,43 @@ impl Forest {
     pub fn ancestors(&self, segment: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(self.segments[segment].parent, |&idx| self.segments[idx].parent)
     }
+}
 
-    /// For each token of a segment, the row whose output predicts it: the parent's last row for the first
-    /// token, then the row before.
-    pub fn predictors(&self, segment: usize) -> impl Iterator<Item = usize> {
-        let Segment { rows, parent } = self.segments[segment].clone();
-        let before = parent.map(|parent| self.segments[parent].rows.end - 1);
-        rows.clone()
-            .zip(0..)
-            .filter_map(move |(row, i)| if i == 0 { before } else { Some(row - 1) })
+/// Tokens that two sequences have in common at their beginnings.
+pub fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_keep_their_tokens_and_share_their_beginnings() {
+        let begin: Vec<u32> = (0..20).collect();
+        let with = |prefix: usize, rest: &[u32]| [&begin[..prefix], rest].concat();
+        let sequences = [
+            with(20, &[30, 31]),
+            with(12, &[40]),
+            with(20, &[30, 32]),
+            with(4, &[50]),
+            with(12, &[]),
+            with(12, &[40]),
+        ];
+        let mut forest = Forest::default();
+        let before = forest.push(&[vec![7; 9]]);
+        let rows = forest.push(&sequences);
+        for (sequence, rows) in sequences.iter().zip(&rows) {
+            let tokens: Vec<u32> = rows.iter().map(|&row| forest.tokens[row]).collect();
+            assert_eq!(&tokens, sequence);
+            assert!(rows.iter().zip(0..).all(|(&row, at)| forest.positions[row] == at));
+        }
+        // 9 apart; 12 shared by five; 8 by two of them; ends of 2, 2, 1 and 1; and a stranger.
+        assert_eq!(forest.rows(), 9 + 12 + 8 + 2 + 2 + 1 + 1 + 5);
+        assert_eq!(before, [(0..9).collect::<Vec<_>>()]);
+        for segment in 0..forest.segments.len() {
+            assert!(!forest.segments[segment].rows.is_empty());
+            assert!(forest.ancestors(segment).all(|above| above < segment));
+        }
     }
 }

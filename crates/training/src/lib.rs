@@ -8,9 +8,11 @@
 pub mod adapter;
 mod attention;
 pub mod base;
+mod dequantise;
 mod elementwise;
 mod error;
 pub mod expert;
+pub mod factor;
 pub mod forest;
 pub mod lesson;
 mod matrix;

@@ -63,8 +63,8 @@ const WIDTH: usize = 32;
 const HEIGHT: usize = 12;
 /// Steps along the shared dimension between two visits of the result.
 const DEPTH: usize = 384;
-/// Rows of a task.
-const TASK_ROWS: usize = 3 * HEIGHT;
+/// Most rows of a task.
+const TASK_ROWS: usize = 6 * HEIGHT;
 
 /// The right factor of a product, packed: columns in groups of `WIDTH`, each group row after row.
 #[derive(Clone, Default)]
@@ -154,13 +154,19 @@ pub struct Right<'a> {
 
 /// `out = a b`, or `out += a b`. `out`: (a.rows, b.columns), its rows `out_step` apart.
 pub fn multiply(a: View<'_>, b: Right<'_>, out: &mut [f32], out_step: usize, add: bool) {
-    out.par_chunks_mut(TASK_ROWS * out_step)
-        .enumerate()
-        .for_each(|(task, out)| {
-            let first = task * TASK_ROWS;
-            let a = a.rows(first..a.rows.min(first + TASK_ROWS));
-            multiply_here(a, b, out, out_step, add);
-        });
+    let step = task_rows(a.rows);
+    out.par_chunks_mut(step * out_step).enumerate().for_each(|(task, out)| {
+        let first = task * step;
+        let a = a.rows(first..a.rows.min(first + step));
+        multiply_here(a, b, out, out_step, add);
+    });
+}
+
+/// Rows of a task: whole tiles, and as many tasks for every thread.
+pub fn task_rows(rows: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let tasks = rows.div_ceil(TASK_ROWS * threads).max(1) * threads;
+    rows.div_ceil(tasks).next_multiple_of(HEIGHT).max(HEIGHT)
 }
 
 /// [`multiply`] on the calling thread.

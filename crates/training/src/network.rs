@@ -8,8 +8,9 @@ use gym::Seed;
 use crate::Result;
 use crate::adapter::Adapter;
 use crate::attention::{Projected, attend, attend_backward};
-use crate::base::{Base, Direction, Factors, Layer, Part};
+use crate::base::{Base, Factors, Layer, Part};
 use crate::elementwise::{Rotation, add, gated, gated_backward, normalise, normalise_backward};
+use crate::factor::Direction;
 use crate::forest::Forest;
 use crate::matrix::{Panels, View, multiply};
 
@@ -30,6 +31,7 @@ struct Kept {
     attended: Vec<f32>,
     /// (heads, rows).
     sums: Vec<f32>,
+    // From here on the last layer has the wanted rows only.
     middle: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -41,6 +43,8 @@ struct Kept {
 pub struct Trace {
     layers: Vec<Kept>,
     dropout: Option<Dropout>,
+    /// Rows whose last hidden states are asked for.
+    wanted: Vec<usize>,
 }
 
 /// One pass over a batch: what all its layers share.
@@ -52,11 +56,13 @@ struct Pass<'a> {
     rotation: Rotation,
 }
 
-/// Hidden states of the last layer, (rows, hidden), before the final norm; with `keep` also the trace.
+/// Hidden states of the last layer before the final norm, for the `wanted` rows: (wanted, hidden). With
+/// `keep` also the trace.
 pub fn forward(
     base: &Base,
     adapter: Option<&Adapter>,
     forest: &Forest,
+    wanted: Vec<usize>,
     dropout: Option<Dropout>,
     keep: bool,
 ) -> Result<(Vec<f32>, Trace)> {
@@ -64,12 +70,13 @@ pub fn forward(
     let mut trace = Trace {
         layers: Vec::new(),
         dropout,
+        wanted,
     };
-    let mut factors = Factors::default();
+    let mut factors = base.factors();
     let mut x = base.embed(&forest.tokens)?;
     for idx in 0..base.config.layers {
         base.unpack(idx, Direction::Forward, &mut factors)?;
-        let (next, kept) = pass.layer_forward(idx, &factors, x);
+        let (next, kept) = pass.layer_forward(idx, &factors, x, pass.only(idx, &trace.wanted));
         x = next;
         if keep {
             trace.layers.push(kept);
@@ -78,7 +85,7 @@ pub fn forward(
     Ok((x, trace))
 }
 
-/// Adds the adapter's gradient to `gradient`, given that of the last hidden states.
+/// Adds the adapter's gradient to `gradient`, given that of the wanted hidden states.
 pub fn backward(
     base: &Base,
     adapter: &Adapter,
@@ -88,10 +95,11 @@ pub fn backward(
     gradient: &mut [f32],
 ) -> Result<()> {
     let pass = Pass::new(base, Some(adapter), forest, trace.dropout);
-    let mut factors = Factors::default();
+    let mut factors = base.factors();
     for (idx, kept) in trace.layers.into_iter().enumerate().rev() {
         base.unpack(idx, Direction::Backward, &mut factors)?;
-        pass.layer_backward(idx, &factors, kept, &mut dx, gradient);
+        let only = pass.only(idx, &trace.wanted);
+        pass.layer_backward(idx, &factors, kept, only, &mut dx, gradient);
     }
     Ok(())
 }
@@ -109,7 +117,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn layer_forward(&self, idx: usize, factors: &Factors, x: Vec<f32>) -> (Vec<f32>, Kept) {
+    /// The rows that a layer has to compute beyond the attention's keys and values, if not all.
+    fn only<'w>(&self, idx: usize, wanted: &'w [usize]) -> Option<&'w [usize]> {
+        (idx + 1 == self.base.config.layers).then_some(wanted)
+    }
+
+    fn layer_forward(&self, idx: usize, factors: &Factors, x: Vec<f32>, only: Option<&[usize]>) -> (Vec<f32>, Kept) {
         let layer = &self.base.layers[idx];
         let epsilon = self.base.config.norm_epsilon;
         let mut low: [Vec<f32>; 7] = Default::default();
@@ -127,7 +140,14 @@ impl<'a> Pass<'a> {
         self.rotation.apply(&mut k, 1.0);
         let of = Projected { q: &q, k: &k, v: &v };
         let (attended, sums) = attend(self.base.heads(), self.forest, &of);
-        let middle = project(Part::Output, &attended, Some(x.clone()));
+        let middle = match only {
+            None => project(Part::Output, &attended, Some(x.clone())),
+            Some(rows) => {
+                let hidden = self.base.config.hidden;
+                let onto = gather(&x, rows, hidden);
+                project(Part::Output, &gather(&attended, rows, hidden), Some(onto))
+            }
+        };
         let normed = normalise(&middle, &layer.feed_forward_norm, epsilon);
         let gate = project(Part::Gate, &normed, None);
         let up = project(Part::Up, &normed, None);
@@ -149,7 +169,15 @@ impl<'a> Pass<'a> {
         )
     }
 
-    fn layer_backward(&self, idx: usize, factors: &Factors, kept: Kept, dx: &mut [f32], gradient: &mut [f32]) {
+    fn layer_backward(
+        &self,
+        idx: usize,
+        factors: &Factors,
+        kept: Kept,
+        only: Option<&[usize]>,
+        dx: &mut Vec<f32>,
+        gradient: &mut [f32],
+    ) {
         let layer = &self.base.layers[idx];
         let config = &self.base.config;
         let trains = |part| self.adapter.is_some_and(|adapter| adapter.place(idx, part).is_some());
@@ -165,17 +193,9 @@ impl<'a> Pass<'a> {
             up,
             low,
         } = kept;
-        let rows = self.forest.rows();
         let mut back = |part: Part, input: &[f32], dy: &[f32], d_input: &mut [f32], base: bool| {
             if base {
-                let (out, inside) = part.dims(config);
-                multiply(
-                    View::new(dy, rows, out),
-                    factors[part as usize].all(),
-                    d_input,
-                    inside,
-                    true,
-                );
+                factors[part as usize].multiply(dy, dy.len() / part.dims(config).0, d_input, true);
             }
             self.pair_backward(idx, part, input, &low[part as usize], dy, d_input, gradient);
         };
@@ -198,8 +218,17 @@ impl<'a> Pass<'a> {
         back(Part::Up, &normed, &d_up, &mut d_normed, true);
         normalise_backward(&middle, &layer.feed_forward_norm, config.norm_epsilon, &d_normed, dx);
         // The attention.
-        let mut d_attended = vec![0.0; attended.len()];
-        back(Part::Output, &attended, dx, &mut d_attended, true);
+        let mut d_attended = vec![0.0; dx.len()];
+        match only {
+            None => back(Part::Output, &attended, dx, &mut d_attended, true),
+            Some(rows) => {
+                let input = gather(&attended, rows, config.hidden);
+                back(Part::Output, &input, dx, &mut d_attended, true);
+                d_attended = scattered(&d_attended, rows, attended.len(), config.hidden);
+                *dx = scattered(dx, rows, x.len(), config.hidden);
+                d_normed.resize(x.len(), 0.0);
+            }
+        }
         let of = Projected { q: &q, k: &k, v: &v };
         let [mut dq, mut dk, dv] = attend_backward(self.base.heads(), self.forest, &of, &attended, &sums, &d_attended);
         self.rotation.apply(&mut dq, -1.0);
@@ -225,17 +254,11 @@ impl<'a> Pass<'a> {
         x: &[f32],
         onto: Option<Vec<f32>>,
     ) -> (Vec<f32>, Vec<f32>) {
-        let rows = self.forest.rows();
         let (out, inside) = part.dims(&self.base.config);
+        let rows = x.len() / inside;
         let add = onto.is_some();
         let mut y = onto.unwrap_or_else(|| vec![0.0; rows * out]);
-        multiply(
-            View::new(x, rows, inside),
-            factors[part as usize].all(),
-            &mut y,
-            out,
-            add,
-        );
+        factors[part as usize].multiply(x, rows, &mut y, add);
         let Some((adapter, place)) = self.pair(idx, part) else {
             return (y, Vec::new());
         };
@@ -273,8 +296,8 @@ impl<'a> Pass<'a> {
         let Some((adapter, place)) = self.pair(idx, part) else {
             return;
         };
-        let rows = self.forest.rows();
         let (out, inside) = part.dims(&self.base.config);
+        let rows = dy.len() / out;
         let rank = adapter.config.rank;
         let up = Panels::packed(View::new(&adapter.values[place.up.clone()], out, rank));
         let dy = View::new(dy, rows, out);
@@ -310,7 +333,7 @@ impl<'a> Pass<'a> {
             return Cow::Borrowed(x);
         };
         let seed = seed.derive((idx * Part::ALL.len() + part as usize) as u64);
-        let width = x.len() / self.forest.rows();
+        let (_, width) = part.dims(&self.base.config);
         let (bar, kept) = ((f64::from(share) * 65536.0) as u64, 1.0 / (1.0 - share));
         let mut x = x.to_vec();
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
@@ -335,6 +358,21 @@ impl Layer {
             }
         }
     }
+}
+
+/// Chosen rows of `x`, `width` numbers each.
+pub(crate) fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+    let rows = rows.iter().flat_map(|&row| &x[row * width..(row + 1) * width]);
+    rows.copied().collect()
+}
+
+/// The sums of what is at each row, as `len` numbers.
+fn scattered(x: &[f32], rows: &[usize], len: usize, width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; len];
+    for (&row, x) in rows.iter().zip(x.chunks_exact(width)) {
+        add(&mut out[row * width..][..width], x);
+    }
+    out
 }
 
 fn scaled(x: &[f32], scale: f32) -> Vec<f32> {

@@ -43,7 +43,7 @@ pub struct Measure {
     pub margin: f64,
     /// Pairs whose margin is positive.
     pub right: usize,
-    /// Tokens computed.
+    /// Tokens computed, shared beginnings once.
     pub rows: usize,
 }
 
@@ -61,28 +61,57 @@ impl std::ops::AddAssign for Measure {
 pub struct Batch<'a> {
     pub examples: &'a [&'a Example],
     pub forest: Forest,
-    /// Segments of each example's completions.
-    segments: Vec<Vec<usize>>,
+    /// For each completion of each example: the rows of the prompt's last token and of its own.
+    completions: Vec<Vec<usize>>,
 }
 
 impl<'a> Batch<'a> {
+    /// What sequences have in common at their beginning is computed once for all examples.
     pub fn new(examples: &'a [&'a Example]) -> Batch<'a> {
+        Batch::packed(examples, std::iter::once(examples))
+    }
+
+    /// Shared within each example only, so that its numbers are the same bits in any batch.
+    pub fn apart(examples: &'a [&'a Example]) -> Batch<'a> {
+        Batch::packed(examples, examples.chunks(1))
+    }
+
+    fn packed(examples: &'a [&'a Example], groups: impl Iterator<Item = &'a [&'a Example]>) -> Batch<'a> {
         let mut forest = Forest::default();
-        let mut segments = Vec::with_capacity(examples.len());
-        for example in examples {
-            let prompt = forest.push(None, &example.prompt);
-            let completions = example.completions.iter();
-            segments.push(completions.map(|tokens| forest.push(Some(prompt), tokens)).collect());
+        let mut completions = Vec::new();
+        for group in groups {
+            let each = || {
+                group
+                    .iter()
+                    .flat_map(|e| e.completions.iter().map(|tokens| (&e.prompt, tokens)))
+            };
+            let sequences: Vec<Vec<u32>> = each().map(|(prompt, tokens)| [&prompt[..], tokens].concat()).collect();
+            let rows = forest.push(&sequences).into_iter();
+            completions.extend(
+                rows.zip(each())
+                    .map(|(mut rows, (prompt, _))| rows.split_off(prompt.len() - 1)),
+            );
         }
         Batch {
             examples,
             forest,
-            segments,
+            completions,
         }
     }
 
-    fn completions(&self) -> impl Iterator<Item = usize> {
-        self.segments.iter().flatten().copied()
+    /// The row that predicts each token of each completion, and the token.
+    fn predictions(&self) -> (Vec<usize>, Vec<u32>) {
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for completion in &self.completions {
+            rows.extend_from_slice(&completion[..completion.len() - 1]);
+            targets.extend(completion[1..].iter().map(|&row| self.forest.tokens[row]));
+        }
+        (rows, targets)
+    }
+
+    /// The row of each completion's last token.
+    fn ends(&self) -> Vec<usize> {
+        self.completions.iter().map(|rows| rows[rows.len() - 1]).collect()
     }
 }
 
@@ -129,8 +158,9 @@ fn likelihood(
     gradient: Option<(&mut [f32], f32)>,
 ) -> Result<Measure> {
     let forest = &batch.forest;
-    let (last, trace) = forward(base, Some(adapter), forest, dropout, gradient.is_some())?;
-    let predictions = Predictions::new(base, batch, &last, gradient.is_some())?;
+    let (rows, targets) = batch.predictions();
+    let (last, trace) = forward(base, Some(adapter), forest, rows, dropout, gradient.is_some())?;
+    let predictions = Predictions::new(base, batch, &last, &targets, gradient.is_some())?;
     let totals = predictions.totals();
     let mut measure = Measure {
         rows: forest.rows(),
@@ -155,7 +185,7 @@ fn likelihood(
         }
         _ => {
             measure.loss = -totals.iter().sum::<f64>();
-            measure.n = predictions.targets.len();
+            measure.n = targets.len();
             slopes.fill(-1.0);
         }
     }
@@ -170,16 +200,7 @@ fn likelihood(
             .zip(per_token)
             .flat_map(|(row, slope)| row.iter().map(move |x| x * slope))
             .collect();
-        descend(
-            base,
-            adapter,
-            forest,
-            trace,
-            &last,
-            &predictions.rows,
-            &d_normed,
-            gradient,
-        )?;
+        descend(base, adapter, forest, trace, &last, &d_normed, gradient)?;
     }
     Ok(measure)
 }
@@ -194,8 +215,8 @@ fn rewarded(
     gradient: Option<(&mut [f32], f32)>,
 ) -> Result<Measure> {
     let forest = &batch.forest;
-    let (last, trace) = forward(base, Some(adapter), forest, dropout, gradient.is_some())?;
-    let (rows, normed, rewards) = score(base, adapter, batch, &last)?;
+    let (last, trace) = forward(base, Some(adapter), forest, batch.ends(), dropout, gradient.is_some())?;
+    let (normed, rewards) = score(base, adapter, &last)?;
     let mut measure = Measure {
         rows: forest.rows(),
         ..Measure::default()
@@ -223,51 +244,41 @@ fn rewarded(
                 .for_each(|(d, x)| *d += weight * slope * x);
             d_normed.extend(head.iter().map(|w| weight * slope * w));
         }
-        descend(base, adapter, forest, trace, &last, &rows, &d_normed, gradient)?;
+        descend(base, adapter, forest, trace, &last, &d_normed, gradient)?;
     }
     Ok(measure)
 }
 
 /// Log-probability of every completion of a batch; without adapter, the base's own.
 pub fn log_probability(base: &Base, adapter: Option<&Adapter>, batch: &Batch<'_>) -> Result<Vec<f32>> {
-    let (last, _) = forward(base, adapter, &batch.forest, None, false)?;
-    let totals = Predictions::new(base, batch, &last, false)?.totals();
+    let (rows, targets) = batch.predictions();
+    let (last, _) = forward(base, adapter, &batch.forest, rows, None, false)?;
+    let totals = Predictions::new(base, batch, &last, &targets, false)?.totals();
     Ok(totals.into_iter().map(|x| x as f32).collect())
 }
 
 /// Reward of every completion of a batch by the adapter's head.
 pub fn rewards(base: &Base, adapter: &Adapter, batch: &Batch<'_>) -> Result<Vec<f32>> {
-    let (last, _) = forward(base, Some(adapter), &batch.forest, None, false)?;
-    Ok(score(base, adapter, batch, &last)?.2)
+    let (last, _) = forward(base, Some(adapter), &batch.forest, batch.ends(), None, false)?;
+    Ok(score(base, adapter, &last)?.1)
 }
 
-/// Last rows of the completions, their normalised hidden states, and their rewards.
-fn score(base: &Base, adapter: &Adapter, batch: &Batch<'_>, last: &[f32]) -> Result<(Vec<usize>, Vec<f32>, Vec<f32>)> {
+/// Normalised hidden states, and the rewards that the head reads from them.
+fn score(base: &Base, adapter: &Adapter, last: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
     if adapter.head().is_empty() {
         return Err(TrainingError::Invalid("the adapter has no reward head".into()));
     }
-    let ends = batch
-        .completions()
-        .map(|segment| batch.forest.segments[segment].rows.end - 1);
-    let rows: Vec<usize> = ends.collect();
-    let normed = normalise(
-        &gather(last, &rows, base.config.hidden),
-        &base.norm,
-        base.config.norm_epsilon,
-    );
+    let normed = normalise(last, &base.norm, base.config.norm_epsilon);
     let head = &adapter.values[adapter.head()];
     let rewards = normed
         .chunks_exact(base.config.hidden)
         .map(|row| dot(row, head))
         .collect();
-    Ok((rows, normed, rewards))
+    Ok((normed, rewards))
 }
 
 /// What a batch's rows say of the completions' tokens.
 struct Predictions {
-    /// The row that predicts each token.
-    rows: Vec<usize>,
-    targets: Vec<u32>,
     /// Tokens of each completion.
     lengths: Vec<usize>,
     log_probabilities: Vec<f32>,
@@ -276,21 +287,11 @@ struct Predictions {
 }
 
 impl Predictions {
-    fn new(base: &Base, batch: &Batch<'_>, last: &[f32], gradient: bool) -> Result<Predictions> {
-        let (mut rows, mut targets, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
-        for segment in batch.completions() {
-            rows.extend(batch.forest.predictors(segment));
-            let tokens = &batch.forest.tokens[batch.forest.segments[segment].rows.clone()];
-            targets.extend_from_slice(tokens);
-            lengths.push(tokens.len());
-        }
-        let hidden = gather(last, &rows, base.config.hidden);
-        let normed = normalise(&hidden, &base.norm, base.config.norm_epsilon);
-        let (log_probabilities, d_hidden) = log_probabilities(base, &normed, &targets, gradient)?;
+    fn new(base: &Base, batch: &Batch<'_>, last: &[f32], targets: &[u32], gradient: bool) -> Result<Predictions> {
+        let normed = normalise(last, &base.norm, base.config.norm_epsilon);
+        let (log_probabilities, d_hidden) = log_probabilities(base, &normed, targets, gradient)?;
         Ok(Predictions {
-            rows,
-            targets,
-            lengths,
+            lengths: batch.completions.iter().map(|rows| rows.len() - 1).collect(),
             log_probabilities,
             d_hidden,
         })
@@ -308,34 +309,18 @@ impl Predictions {
     }
 }
 
-/// From gradients at the normalised hidden states of `rows` down to the adapter.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the whole of a backward pass, called at two places"
-)]
+/// From gradients at the normalised last hidden states down to the adapter.
 fn descend(
     base: &Base,
     adapter: &Adapter,
     forest: &Forest,
     trace: Trace,
     last: &[f32],
-    rows: &[usize],
     d_normed: &[f32],
     gradient: &mut [f32],
 ) -> Result<()> {
-    let width = base.config.hidden;
-    let mut d_hidden = vec![0.0; d_normed.len()];
-    normalise_backward(
-        &gather(last, rows, width),
-        &base.norm,
-        base.config.norm_epsilon,
-        d_normed,
-        &mut d_hidden,
-    );
     let mut dx = vec![0.0; last.len()];
-    for (&row, d) in rows.iter().zip(d_hidden.chunks_exact(width)) {
-        dx[row * width..][..width].iter_mut().zip(d).for_each(|(x, d)| *x += d);
-    }
+    normalise_backward(last, &base.norm, base.config.norm_epsilon, d_normed, &mut dx);
     backward(base, adapter, forest, trace, dx, gradient)
 }
 
@@ -346,13 +331,6 @@ impl Measure {
         self.margin += margin;
         self.right += usize::from(margin > 0.0);
     }
-}
-
-fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
-    rows.iter()
-        .flat_map(|&row| &x[row * width..(row + 1) * width])
-        .copied()
-        .collect()
 }
 
 fn sigmoid(x: f64) -> f64 {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, AdapterConfig, write_whole};
 use crate::base::Base;
+use crate::forest::common;
 use crate::objective::{Batch, Example, Measure, Objective, dropout_of, log_probability};
 use crate::optimizer::{AdamW, Schedule, clip};
 use crate::{Result, TrainingError};
@@ -25,7 +26,8 @@ pub struct TrainingConfig {
     pub epochs: u32,
     /// Examples of one optimiser step.
     pub batch: usize,
-    /// Tokens computed at a time; an example is never cut. Bounds the memory, not the result's meaning.
+    /// Tokens computed at a time, shared beginnings once; an example is never cut. Bounds the memory, not
+    /// the result's meaning.
     pub pack_tokens: usize,
     /// Longest prompt and completion together; longer prompts lose their beginning.
     pub max_length: usize,
@@ -127,8 +129,10 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Before clipping.
     pub grad_norm: f64,
-    /// Tokens computed, shared prompts once.
+    /// Tokens computed, shared beginnings once.
     pub tokens: usize,
+    /// Tokens of the step's examples, each with its prompt.
+    pub example_tokens: usize,
     /// If this step was followed by one.
     pub evaluation: Option<Evaluation>,
 }
@@ -196,6 +200,8 @@ pub fn train(
     if examples.is_empty() {
         return Err(TrainingError::Invalid("there is no example to train on".into()));
     }
+    let families = families(&examples);
+    let held_out = by_prompt(&held_out);
     let steps_an_epoch = examples.len().div_ceil(config.batch) as u64;
     let steps = steps_an_epoch * u64::from(config.epochs);
     let warm_up = (f64::from(config.warm_up) * steps as f64).ceil() as u64;
@@ -242,13 +248,10 @@ pub fn train(
     let mut stopped_early = training.out_of_patience();
     while training.progress.step < steps && !stopped_early {
         let step = training.progress.step;
-        let order = permutation(
-            examples.len(),
-            config.seed.derive_str("order").derive(step / steps_an_epoch),
-        );
+        let order = shuffled(&families, config.seed.derive_str("order").derive(step / steps_an_epoch));
         let start = (step % steps_an_epoch) as usize * config.batch;
         let chosen = &order[start..examples.len().min(start + config.batch)];
-        let chosen: Vec<&Example> = chosen.iter().map(|&idx| &examples[idx]).collect();
+        let chosen = by_prompt(chosen.iter().map(|&idx| &examples[idx]));
         let share = config.schedule.share(step, steps, warm_up);
         let report = training.step(&chosen, share * f64::from(config.learning_rate), cancel);
         let mut report = match report {
@@ -264,7 +267,6 @@ pub fn train(
             every => step.is_multiple_of(every) || step == steps,
         };
         if due && !held_out.is_empty() {
-            let held_out: Vec<&Example> = held_out.iter().collect();
             match training.evaluate(&held_out, cancel) {
                 // The step is not counted, so that its evaluation is made when training goes on.
                 Err(TrainingError::Cancelled) => return Err(TrainingError::Cancelled),
@@ -351,6 +353,7 @@ impl Training<'_> {
             learning_rate,
             grad_norm,
             tokens: total.rows,
+            example_tokens: examples.iter().map(|example| length(example)).sum(),
             evaluation: None,
         })
     }
@@ -390,7 +393,9 @@ impl Training<'_> {
         }
         let known = |example: &&Example| self.references.contains_key(&std::ptr::from_ref(*example));
         if !batch.examples.iter().all(known) {
-            let mut computed = log_probability(self.base, self.start, batch)?.into_iter();
+            // Apart, so that they are the same bits whichever batch needs them first, also after a resume.
+            let apart = Batch::apart(batch.examples);
+            let mut computed = log_probability(self.base, self.start, &apart)?.into_iter();
             for &example in batch.examples {
                 let own = computed.by_ref().take(example.completions.len()).collect();
                 self.references.insert(example, own);
@@ -498,33 +503,72 @@ fn prepared(example: &Example, idx: usize, base: &Base, config: &TrainingConfig)
     })
 }
 
-/// Runs of examples with at most so many tokens together, one at least.
+/// Indices of examples that stay together in every epoch's order: those of a question that share at least half of
+/// a prompt, as a policy's steps do, so that it is computed once.
+fn families(examples: &[Example]) -> Vec<Vec<usize>> {
+    let mut families: Vec<Vec<usize>> = Vec::new();
+    let mut of_question: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (idx, example) in examples.iter().enumerate() {
+        let own = of_question.entry(&example.question).or_default();
+        let near = |&family: &usize| {
+            let (a, b) = (&examples[families[family][0]].prompt, &example.prompt);
+            2 * common(a, b) >= a.len().min(b.len())
+        };
+        match own.iter().copied().find(near) {
+            Some(family) => families[family].push(idx),
+            None => {
+                own.push(families.len());
+                families.push(vec![idx]);
+            }
+        }
+    }
+    families
+}
+
+/// All members, family after family, the families in a random order (Fisher-Yates).
+fn shuffled(families: &[Vec<usize>], seed: Seed) -> Vec<usize> {
+    let mut rng = seed.rng();
+    let mut order: Vec<&Vec<usize>> = families.iter().collect();
+    for i in (1..order.len()).rev() {
+        order.swap(i, rng.below(i + 1));
+    }
+    order.into_iter().flatten().copied().collect()
+}
+
+/// In the order of their prompts: neighbours share most.
+fn by_prompt<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Vec<&'a Example> {
+    let mut examples: Vec<&Example> = examples.into_iter().collect();
+    examples.sort_by(|a, b| a.prompt.cmp(&b.prompt));
+    examples
+}
+
+/// Runs of examples, ordered by prompt, with about so many tokens to compute together, one example at least.
 fn packed<'a, 'b>(examples: &'a [&'b Example], tokens: usize) -> Vec<&'a [&'b Example]> {
-    let len = |example: &Example| example.prompt.len() + example.completions.iter().map(Vec::len).sum::<usize>();
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (idx, example) in examples.iter().enumerate() {
-        if idx > start && sum + len(example) > tokens {
+        let own = length(example);
+        let shared = match idx > start {
+            true => common(&examples[idx - 1].prompt, &example.prompt),
+            false => 0,
+        };
+        if idx > start && sum + own - shared > tokens {
             runs.push(&examples[start..idx]);
-            (start, sum) = (idx, 0);
+            (start, sum) = (idx, own);
+        } else {
+            sum += own - shared;
         }
-        sum += len(example);
     }
     runs.push(&examples[start..]);
     runs
 }
 
-/// Fisher-Yates.
-fn permutation(n: usize, seed: Seed) -> Vec<usize> {
-    let mut rng = seed.rng();
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i, rng.below(i + 1));
-    }
-    order
+/// Tokens of the prompt and all completions.
+fn length(example: &Example) -> usize {
+    example.prompt.len() + example.completions.iter().map(Vec::len).sum::<usize>()
 }
 
-fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Example], held_out: &[Example]) -> u64 {
+fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Example], held_out: &[&Example]) -> u64 {
     // How often it is saved changes nothing.
     let config = TrainingConfig {
         checkpoint_every: 0,
@@ -543,4 +587,56 @@ fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Exa
 
 fn cancelled(cancel: &Cancel) -> Result<()> {
     cancel.check().map_err(|_| TrainingError::Cancelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(question: &str, prompt: &[u32]) -> Example {
+        Example {
+            question: question.into(),
+            prompt: prompt.to_vec(),
+            completions: vec![vec![1, 2]],
+            pairs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn steps_of_a_question_stay_together_and_every_example_comes_once() {
+        let mut examples = Vec::new();
+        for q in 0..9 {
+            let question = format!("q{q}");
+            // Two steps of one history, and a reader's prompt, which only begins alike.
+            examples.push(example(&question, &[9, 9, q, q, q, 4]));
+            examples.push(example(&question, &[9, 9, 8, 7, q, 6, 5, 4]));
+            examples.push(example(&question, &[9, 9, q, q, q, 5, 5, 5]));
+        }
+        let families = families(&examples);
+        assert_eq!(families[..3], [vec![0, 2], vec![1], vec![3, 5]]);
+        let orders: Vec<Vec<usize>> = (0..2).map(|epoch| shuffled(&families, Seed(epoch))).collect();
+        assert_ne!(orders[0], orders[1]);
+        for mut order in orders {
+            for q in 0..9 {
+                let at = order.iter().position(|&idx| idx == 3 * q).unwrap();
+                assert_eq!(order[at + 1], 3 * q + 2);
+            }
+            order.sort_unstable();
+            assert_eq!(order, (0..27).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_pack_is_filled_with_computed_tokens() {
+        let begin = [3; 20];
+        let examples: Vec<Example> = (0..8).map(|i| example("q", &[&begin[..], &[i]].concat())).collect();
+        let examples = by_prompt(&examples);
+        // 23 tokens for the first, 3 for each later one.
+        let runs: Vec<usize> = packed(&examples, 32).iter().map(|run| run.len()).collect();
+        assert_eq!(runs, [4, 4]);
+        for run in packed(&examples, 32) {
+            assert_eq!(Batch::new(run).forest.rows(), 32);
+        }
+        assert_eq!(packed(&examples, 1).len(), 8);
+    }
 }

@@ -4,11 +4,13 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::base::Base;
-use crate::elementwise::{dot, exp, vectorised};
-use crate::matrix::{Panels, View, multiply};
+use crate::elementwise::{exp, vectorised};
+use crate::factor::{Direction, Factor};
 
-/// Vocabulary entries unpacked at a time.
-const CHUNK: usize = 2048;
+/// Stripes of the vocabulary, one a task. Fixed, so that sums have one order on any number of threads.
+const STRIPES: usize = 8;
+/// Entries unpacked at a time.
+const CHUNK: usize = 512;
 
 /// Log-probabilities of `targets`, one per row of `hidden` (targets, hidden), already normalised.
 ///
@@ -21,54 +23,102 @@ pub(crate) fn log_probabilities(
     targets: &[u32],
     gradient: bool,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (rows, width) = (targets.len(), base.config.hidden);
-    let x = View::new(hidden, rows, width);
-    let vocabulary = base.config.vocabulary as u32;
-    let mut sums = vec![
-        Sum {
-            most: f32::NEG_INFINITY,
-            sum: 0.0
-        };
-        rows
-    ];
-    let mut mean = vec![0.0; if gradient { rows * width } else { 0 }];
-    let mut logits = vec![0.0; rows * CHUNK];
-    let mut panels = Panels::default();
-    for first in (0..vocabulary).step_by(CHUNK) {
-        let entries: Vec<u32> = (first..vocabulary.min(first + CHUNK as u32)).collect();
-        let n = entries.len();
-        let weights = base.output_rows(&entries)?;
-        let weights = View::new(&weights, n, width);
-        panels.pack(weights.transposed());
-        multiply(x, panels.all(), &mut logits, CHUNK, false);
-        let updates: Vec<f32> = logits
-            .par_chunks_mut(CHUNK)
-            .zip(&mut sums)
-            .map(|(logits, sum)| {
-                vectorised(
-                    #[inline(always)]
-                    || sum.add(&mut logits[..n]),
-                )
-            })
-            .collect();
+    let vocabulary = base.config.vocabulary;
+    let stripe = vocabulary.div_ceil(STRIPES).next_multiple_of(CHUNK);
+    let stripes: Vec<Stripe> = (0..vocabulary)
+        .into_par_iter()
+        .step_by(stripe)
+        .with_max_len(1)
+        .map(|first| Stripe::new(base, hidden, targets, first..vocabulary.min(first + stripe), gradient))
+        .collect::<Result<_>>()?;
+    let width = base.config.hidden;
+    let mut log_probabilities = Vec::with_capacity(targets.len());
+    let mut derivatives = match gradient {
+        true => base.output_rows(targets)?,
+        false => Vec::new(),
+    };
+    for row in 0..targets.len() {
+        let most = stripes
+            .iter()
+            .map(|stripe| stripe.sums[row].most)
+            .fold(f32::NEG_INFINITY, f32::max);
+        let share = |stripe: &Stripe| (stripe.sums[row].most - most).exp();
+        let sum: f32 = stripes.iter().map(|stripe| stripe.sums[row].sum * share(stripe)).sum();
+        let logit: f32 = stripes.iter().filter_map(|stripe| stripe.logits[row]).sum();
+        log_probabilities.push(logit - most - sum.ln());
         if gradient {
-            mean.par_chunks_mut(width)
-                .zip(&updates)
-                .for_each(|(mean, shrink)| mean.iter_mut().for_each(|x| *x *= shrink));
-            panels.pack(weights);
-            let logits: View<'_> = View::new(&logits, rows, CHUNK).columns(0..n);
-            multiply(logits, panels.all(), &mut mean, width, true);
+            let derivative = &mut derivatives[row * width..][..width];
+            for stripe in &stripes {
+                let weight = share(stripe) / sum;
+                let mean = &stripe.mean[row * width..][..width];
+                derivative
+                    .iter_mut()
+                    .zip(mean)
+                    .for_each(|(d, mean)| *d -= mean * weight);
+            }
         }
     }
-    let targets = base.output_rows(targets)?;
-    let pairs = hidden.chunks_exact(width).zip(targets.chunks_exact(width)).zip(&sums);
-    let log_probabilities = pairs.map(|((x, w), sum)| dot(x, w) - sum.most - sum.sum.ln()).collect();
-    if gradient {
-        for ((mean, w), sum) in mean.chunks_exact_mut(width).zip(targets.chunks_exact(width)).zip(&sums) {
-            mean.iter_mut().zip(w).for_each(|(mean, w)| *mean = w - *mean / sum.sum);
+    Ok((log_probabilities, derivatives))
+}
+
+/// What a part of the vocabulary contributes to each row.
+struct Stripe {
+    sums: Vec<Sum>,
+    /// Of the target, if it is in this part.
+    logits: Vec<Option<f32>>,
+    /// Rows of the output matrix, each times its `e^(logit - most)`: (rows, hidden).
+    mean: Vec<f32>,
+}
+
+impl Stripe {
+    fn new(
+        base: &Base,
+        hidden: &[f32],
+        targets: &[u32],
+        entries: std::ops::Range<usize>,
+        gradient: bool,
+    ) -> Result<Stripe> {
+        let (rows, width) = (targets.len(), base.config.hidden);
+        let mut stripe = Stripe {
+            sums: vec![
+                Sum {
+                    most: f32::NEG_INFINITY,
+                    sum: 0.0
+                };
+                rows
+            ],
+            logits: vec![None; rows],
+            mean: vec![0.0; if gradient { rows * width } else { 0 }],
+        };
+        let mut factor = Factor::new(base.arithmetic);
+        let mut logits = vec![0.0; rows * CHUNK];
+        for first in entries.clone().step_by(CHUNK) {
+            let chunk = first..entries.end.min(first + CHUNK);
+            let logits = &mut logits[..rows * chunk.len()];
+            factor.fill(base.output(), chunk.clone(), Direction::Forward)?;
+            factor.multiply_here(hidden, logits, false);
+            for (row, logits) in logits.chunks_exact_mut(chunk.len()).enumerate() {
+                let target = targets[row] as usize;
+                if chunk.contains(&target) {
+                    stripe.logits[row] = Some(logits[target - first]);
+                }
+                let sum = &mut stripe.sums[row];
+                let shrink = vectorised(
+                    #[inline(always)]
+                    || sum.add(logits),
+                );
+                if gradient {
+                    let mean = &mut stripe.mean[row * width..][..width];
+                    mean.iter_mut().for_each(|x| *x *= shrink);
+                }
+            }
+            if gradient {
+                factor.fill(base.output(), chunk, Direction::Backward)?;
+                factor.multiply_here(logits, &mut stripe.mean, true);
+            }
         }
+        Ok(stripe)
     }
-    Ok((log_probabilities, mean))
 }
 
 /// A running `Σ e^(x - most)`.

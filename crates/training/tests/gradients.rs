@@ -8,11 +8,20 @@ use gym::{Cancel, Seed};
 use training::TrainingError;
 use training::adapter::{Adapter, AdapterConfig};
 use training::base::{Base, Part};
+use training::factor::Arithmetic;
+use training::lesson::{Encoder, from_trl};
 use training::network::Dropout;
 use training::objective::{Batch, Example, Objective, log_probability, rewards};
 use training::train::{StepReport, Trained, TrainingConfig, split, train};
 
+/// In f32 whatever the machine has: slopes are differences of close numbers.
 fn base() -> Base {
+    let mut base = fast_base();
+    base.arithmetic = Arithmetic::F32;
+    base
+}
+
+fn fast_base() -> Base {
     Base::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peft/tiny.gguf")).unwrap()
 }
 
@@ -167,6 +176,99 @@ fn a_shared_prompt_changes_neither_loss_nor_gradient() {
             assert!((a - b).abs() < 1e-4 * most.max(1.0), "{objective:?}: {a}, {b}");
         }
     }
+}
+
+#[test]
+fn a_beginning_shared_by_examples_changes_neither_loss_nor_gradient() {
+    let base = base();
+    for objective in OBJECTIVES {
+        let adapter = adapter(&base, objective);
+        // A growing history, as a question's steps have it, and another question with the same instructions.
+        let history = tokens(50, 7);
+        let example = |prompt: &[u32], seed: u64| Example {
+            prompt: prompt.to_vec(),
+            completions: (0..3).map(|i| tokens(3 + i, seed + i as u64)).collect(),
+            ..examples(objective).remove(0)
+        };
+        let examples = [
+            example(&history[..30], 20),
+            example(&history, 30),
+            example(&[&history[..12], &tokens(9, 8)].concat(), 40),
+        ];
+        let examples: Vec<&Example> = examples.iter().collect();
+        let measure = |batch: &Batch<'_>| {
+            let reference = log_probability(&base, None, batch).unwrap();
+            let mut gradient = vec![0.0; adapter.values.len()];
+            let measure = objective
+                .measure(&base, &adapter, batch, &reference, None, Some((&mut gradient, 1.0)))
+                .unwrap();
+            (measure, gradient)
+        };
+        let ((shared, gradient), (apart, its)) = (measure(&Batch::new(&examples)), measure(&Batch::apart(&examples)));
+        assert_eq!((shared.rows, apart.rows), (50 + 9 + 3 * 12, 30 + 50 + 21 + 3 * 12));
+        assert_eq!((shared.n, shared.right), (apart.n, apart.right));
+        assert!(
+            (shared.loss - apart.loss).abs() < 1e-5 * apart.loss,
+            "{shared:?} {apart:?}"
+        );
+        let most = its.iter().fold(0.0f32, |most, g| most.max(g.abs()));
+        for (a, b) in gradient.iter().zip(&its) {
+            assert!((a - b).abs() < 1e-5 * most, "{objective:?}: {a}, {b}, of {most}");
+        }
+    }
+}
+
+/// bfloat16 keeps 8 bits: a number is off by at most 1/256 of itself, and the tiny model's are of one size.
+#[test]
+fn fast_arithmetic_agrees_with_f32() {
+    for objective in OBJECTIVES {
+        compare(&mut fast_base(), objective, &examples(objective), 1.0, 0.06);
+    }
+}
+
+#[test]
+fn fast_arithmetic_agrees_with_f32_on_a_real_model() {
+    let Some(model) = std::env::var_os("RAG_GYM_TEST_MODEL") else {
+        eprintln!("RAG_GYM_TEST_MODEL names no model: run `cargo xtask test`");
+        return;
+    };
+    let encoder = Encoder::open(Path::new(&model)).unwrap();
+    let lesson = |line: &str| encoder.example(&from_trl(line).unwrap()).unwrap();
+    let example = lesson(
+        r#"{"prompt": "What is the highest mountain of Austria?", "chosen": "Search: highest mountain of Austria",
+            "rejected": "Answer: Vienna"}"#,
+    );
+    for objective in [OBJECTIVES[1], OBJECTIVES[2], Objective::Sft] {
+        let mut example = example.clone();
+        if objective == Objective::Sft {
+            example.pairs.clear();
+        }
+        let mut base = Base::open(Path::new(&model)).unwrap();
+        // An adapter that does not drown the model.
+        compare(&mut base, objective, &[example], 0.05, 0.1);
+    }
+}
+
+/// The loss may be off by a twentieth, the gradient by `tolerance` of its length; and the same bits come twice.
+fn compare(base: &mut Base, objective: Objective, examples: &[Example], strength: f32, tolerance: f32) {
+    let fast = base.arithmetic;
+    if fast == Arithmetic::F32 {
+        return;
+    }
+    let mut adapter = adapter(base, objective);
+    adapter.values.iter_mut().for_each(|x| *x *= strength);
+    let (ours, gradient) = loss(base, &adapter, objective, examples, None);
+    assert_eq!(
+        loss(base, &adapter, objective, examples, None),
+        (ours, gradient.clone())
+    );
+    base.arithmetic = Arithmetic::F32;
+    let (right, its) = loss(base, &adapter, objective, examples, None);
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+    let off = norm(&mut gradient.iter().zip(&its).map(|(a, b)| a - b)) / norm(&mut its.iter().copied());
+    eprintln!("{objective:?}: loss {ours} instead of {right}, gradient off by {off}");
+    assert!(ours != right && (ours - right).abs() < 0.05 * right.max(1.0));
+    assert!(off < tolerance);
 }
 
 fn config(objective: Objective) -> TrainingConfig {

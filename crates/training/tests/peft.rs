@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use training::adapter::Adapter;
 use training::base::Base;
+use training::factor::Arithmetic;
 use training::objective::{Batch, Example, Objective, log_probability, rewards};
 
 #[derive(Deserialize)]
@@ -34,7 +35,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn numbers() -> (Base, Adapter, Numbers, Example) {
-    let base = Base::open(&fixture("tiny.gguf")).unwrap();
+    let mut base = Base::open(&fixture("tiny.gguf")).unwrap();
+    base.arithmetic = Arithmetic::F32;
     let adapter = Adapter::load(&base.config, &fixture("adapter")).unwrap();
     let numbers: Numbers = serde_json::from_slice(&std::fs::read(fixture("numbers.json")).unwrap()).unwrap();
     let example = Example {

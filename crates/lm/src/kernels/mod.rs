@@ -17,6 +17,7 @@
 )]
 
 pub mod attention;
+pub mod bf16;
 mod dense;
 mod level;
 pub mod measure;
