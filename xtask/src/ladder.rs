@@ -38,12 +38,12 @@ const FULL: Plan = Plan {
     profile: "release",
     seeds: 3,
     agents: &["react", "search-o1", "research"],
-    expert: 500,
-    collect: 150,
+    expert: 200,
+    collect: 100,
     report: 150,
     candidates: 5,
     rank: 8,
-    epochs: 2,
+    epochs: 1,
 };
 
 const QUICK: Plan = Plan {
