@@ -38,7 +38,7 @@ const FULL: Plan = Plan {
     profile: "release",
     seeds: 3,
     agents: &["react", "search-o1", "research"],
-    expert: 200,
+    expert: 150,
     collect: 100,
     report: 150,
     candidates: 5,
