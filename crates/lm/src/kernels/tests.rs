@@ -22,24 +22,12 @@ fn machines() -> Vec<Machine> {
         .collect()
 }
 
-/// The numbers after rounding to 8 bits with one scale for 32 of them.
-fn rounded(x: &[f32]) -> Vec<f64> {
-    let round = |run: &[f32]| {
-        let most = run.iter().fold(0f32, |most, x| most.max(x.abs()));
-        let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-        run.iter()
-            .map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(most / 127.0))
-            .collect::<Vec<_>>()
-    };
-    x.chunks(32).flat_map(round).collect()
-}
-
 fn close(got: &[f32], want: &[f64], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let size = want.iter().fold(1.0f64, |most, x| most.max(x.abs()));
     for (at, (got, want)) in got.iter().zip(want).enumerate() {
         assert!(
-            (f64::from(*got) - want).abs() < 2e-5 * size,
+            (f64::from(*got) - want).abs() < 1e-4 * size,
             "{what} at {at}: {got}, not {want}"
         );
     }
@@ -79,7 +67,8 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
                 for row in 0..rows {
                     matrix.row(row, &mut weights);
                     for (token, x) in x.chunks_exact(columns).enumerate() {
-                        y[token * rows + row] = rounded(x).iter().zip(&weights).map(|(x, w)| x * f64::from(*w)).sum();
+                        y[token * rows + row] =
+                            x.iter().zip(&weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
                     }
                 }
                 y
