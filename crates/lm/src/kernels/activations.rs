@@ -106,24 +106,35 @@ impl Kernel for Norm<'_> {
     unsafe fn run<S: Simd>(self) {
         let columns = self.weight.len();
         for (row, out) in self.x.chunks_exact(columns).zip(self.out.chunks_exact_mut(columns)) {
-            let mut sums = [0f32; 16];
-            let whole = row.chunks_exact(16);
-            for (at, x) in whole.remainder().iter().enumerate() {
-                sums[at] = x * x;
-            }
-            for x in whole {
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum += x * x;
-                }
-            }
-            // SAFETY: sixteen sums; the caller vouches for `S`.
-            let sum = unsafe { total::<S>(S::load(sums.as_ptr())) };
-            let scale = 1.0 / (sum / columns as f32 + self.epsilon).sqrt();
+            // SAFETY: the caller vouches for `S`.
+            let scale = unsafe { norm_scale::<S>(row, self.epsilon) };
             for ((out, x), w) in out.iter_mut().zip(row).zip(self.weight) {
                 *out = x * scale * w;
             }
         }
     }
+}
+
+/// What a row is multiplied by to have a mean square of 1.
+///
+/// # Safety
+///
+/// The processor must have the instructions of `S`.
+#[inline(always)]
+pub(super) unsafe fn norm_scale<S: Simd>(row: &[f32], epsilon: f32) -> f32 {
+    let mut sums = [0f32; 16];
+    let (whole, rest) = row.as_chunks::<16>();
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum = x * x;
+    }
+    for x in whole {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += x * x;
+        }
+    }
+    // SAFETY: sixteen sums; the caller vouches for `S`.
+    let sum = unsafe { total::<S>(S::load(sums.as_ptr())) };
+    1.0 / (sum / row.len() as f32 + epsilon).sqrt()
 }
 
 /// Rounds up to [`TILE`] tokens.

@@ -177,8 +177,13 @@ fn attention_agrees_with_plain_arithmetic() {
     let texts: Vec<Vec<f32>> = (0..2)
         .map(|_| [common.clone(), numbers(&mut rng, 90 * stride)].concat())
         .collect();
-    let turned = |position: usize, head: &[f32]| -> Vec<f64> {
+    let (query_norm, key_norm) = (numbers(&mut rng, 24), numbers(&mut rng, 24));
+    let turned = |position: usize, head: &[f32], norm: &[f32]| -> Vec<f64> {
         let mut out: Vec<f64> = head.iter().map(|x| f64::from(*x)).collect();
+        let squares: f64 = out.iter().map(|x| x * x).sum();
+        for (x, w) in out.iter_mut().zip(norm) {
+            *x *= f64::from(*w) / (squares / 24.0 + 0.01).sqrt();
+        }
         for i in 0..12 {
             let (sin, cos) = (position as f32 * rotary.frequencies[i]).sin_cos();
             let (a, b) = (out[i], out[i + 12]);
@@ -192,10 +197,10 @@ fn attention_agrees_with_plain_arithmetic() {
         let at = |position: usize, head: usize| &text[position * stride + head * 24..][..24];
         let mut out = Vec::new();
         for head in 0..6 {
-            let (query, kv) = (turned(position, at(position, head)), head / 3);
+            let (query, kv) = (turned(position, at(position, head), &query_norm), head / 3);
             let scores: Vec<f64> = (0..=position)
                 .map(|p| {
-                    turned(p, at(p, 6 + kv))
+                    turned(p, at(p, 6 + kv), &key_norm)
                         .iter()
                         .zip(&query)
                         .map(|(k, q)| half(*k) * q)
@@ -234,7 +239,8 @@ fn attention_agrees_with_plain_arithmetic() {
                 heads,
                 layer: 1,
                 qkv: &qkv,
-                rotated: true,
+                norms: [&query_norm, &key_norm],
+                norm_epsilon: 0.01,
             };
             plan.write(&machine, &mut spans, shapes);
             let mut out = vec![0.0; qkv.len() / stride * 6 * 24];
