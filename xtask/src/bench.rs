@@ -23,7 +23,7 @@ struct Environment {
 
 const TORCH: Environment = Environment {
     name: "torch",
-    packages: &["xllamacpp", "torch", "transformers", "gguf", "numpy"],
+    packages: &["xllamacpp", "torch", "transformers", "accelerate", "gguf", "numpy"],
 };
 const OPENVINO: Environment = Environment {
     name: "openvino",
