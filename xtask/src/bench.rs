@@ -23,7 +23,7 @@ struct Environment {
 
 const TORCH: Environment = Environment {
     name: "torch",
-    packages: &["xllamacpp", "torch", "transformers", "gguf", "numpy"],
+    packages: &["xllamacpp", "torch", "transformers", "accelerate", "gguf", "numpy"],
 };
 const OPENVINO: Environment = Environment {
     name: "openvino",
@@ -238,13 +238,13 @@ fn table(rounds: &[BTreeMap<String, Value>], accuracy: &Value) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "Machine: {}, {} threads, `{}` instructions; measured peaks {:.0} GFLOP/s f32, {:.0} GOP/s int8, {:.0} GB/s read.\n\
+        "Machine: {}, {} threads, `{}` instructions; measured peaks {:.0} GFLOP/s f32, {:.0} GOP/s int16, {:.0} GB/s read.\n\
          Model: SmolLM2-135M-Instruct, Q4_1. Medians of {ROUNDS} alternating rounds.\n",
         machine["processor"].as_str().unwrap_or("?"),
         machine["threads"],
         machine["instructions"].as_str().unwrap_or("?"),
         number("f32_gflops"),
-        number("int8_gops"),
+        number("int16_gops"),
         number("read_gb_per_second"),
     );
     let engines: Vec<&str> = PEERS.iter().map(|(name, _)| *name).collect();
@@ -299,11 +299,11 @@ fn table(rounds: &[BTreeMap<String, Value>], accuracy: &Value) -> String {
     out
 }
 
-/// Tokens a second that the machine's peaks would allow: int8 for the matrices, f32 for the attention,
+/// Tokens a second that the machine's peaks would allow: 16-bit integers for the matrices, f32 for the attention,
 /// and, for each decoding step, no faster than the weights can be read.
 fn floor(row: usize, number: &dyn Fn(&str) -> f64) -> Option<f64> {
-    let (int8, f32, read) = (
-        number("int8_gops") * 1e9,
+    let (integers, f32, read) = (
+        number("int16_gops") * 1e9,
         number("f32_gflops") * 1e9,
         number("read_gb_per_second") * 1e9,
     );
@@ -312,10 +312,10 @@ fn floor(row: usize, number: &dyn Fn(&str) -> f64) -> Option<f64> {
         number("output_operations_per_token"),
     );
     let pair = number("attention_operations_per_pair");
-    let prefill = |n: f64| n * layers / int8 + n * n / 2.0 * pair / f32;
+    let prefill = |n: f64| n * layers / integers + n * n / 2.0 * pair / f32;
     let step = |sequences: f64, context: f64| {
         let reading = number("bytes_per_step") / read;
-        reading.max(sequences * (layers + output) / int8) + sequences * context * pair / f32
+        reading.max(sequences * (layers + output) / integers) + sequences * context * pair / f32
     };
     // Candidates: the first token comes with the prompt, 63 steps follow.
     let candidates = |n: f64| 640.0 / (prefill(n) + 63.0 * step(10.0, n + 32.0));

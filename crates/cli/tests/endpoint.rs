@@ -3,53 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[path = "../../lm/tests/support/llama_cpp.rs"]
+mod support;
+
+use support::server;
+
 const KEY: &str = "sk-must-not-be-stored";
-
-struct Server {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn server() -> Option<Server> {
-    let (Ok(python), Ok(model)) = (
-        std::env::var("RAG_GYM_PEER_PYTHON"),
-        std::env::var("RAG_GYM_TEST_MODEL"),
-    ) else {
-        eprintln!("skipped: RAG_GYM_PEER_PYTHON and RAG_GYM_TEST_MODEL are not set: run `cargo xtask test`");
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/llama_cpp_server.py");
-    let mut command = Command::new(python);
-    command
-        .arg(script)
-        .arg(model)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut process = command.spawn().unwrap();
-    let mut url = String::new();
-    BufReader::new(process.stdout.take().unwrap())
-        .read_line(&mut url)
-        .unwrap();
-    assert!(url.starts_with("http"), "the server did not start: {url:?}");
-    Some(Server {
-        process,
-        url: url.trim().into(),
-    })
-}
 
 fn output(home: &Path, key: Option<&str>, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rag-gym"));
@@ -78,7 +42,7 @@ const QUESTION: &str = "What is the capital of the country whose highest point i
 
 #[test]
 fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environment() {
-    let Some(server) = server() else { return };
+    let Some((server, _)) = server() else { return };
     if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
         eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
         return;
@@ -185,7 +149,7 @@ fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environm
 
 #[test]
 fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() {
-    let Some(server) = server() else { return };
+    let Some((server, _)) = server() else { return };
     if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
         eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
         return;

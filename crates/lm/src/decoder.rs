@@ -1,4 +1,4 @@
-//! The transformer of llama and qwen2 models: reads new tokens of many sequences at once.
+//! The transformer of llama, qwen2 and qwen3 models: reads new tokens of many sequences at once.
 //!
 //! Prompts and candidates go through the same arithmetic, so a token's numbers do not depend on how
 //! a text was cut into batches, nor on what else was in them.
@@ -17,6 +17,21 @@ use crate::kernels::{
 pub enum Architecture {
     Llama,
     Qwen2,
+    Qwen3,
+}
+
+impl Architecture {
+    /// All there are, by the names that files have for them.
+    const NAMES: [(&str, Architecture); 3] = [
+        ("llama", Architecture::Llama),
+        ("qwen2", Architecture::Qwen2),
+        ("qwen3", Architecture::Qwen3),
+    ];
+
+    pub fn name(self) -> &'static str {
+        let known = |(_, architecture): &&(_, Architecture)| *architecture == self;
+        Architecture::NAMES.iter().find(known).expect("all have names").0
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +63,8 @@ pub struct Layer {
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
+    /// Of each head of the queries and the keys; empty for none.
+    head_norms: Arc<[Vec<f32>; 2]>,
     feed_forward_norm: Arc<Vec<f32>>,
     pub gate: Linear,
     pub up: Linear,
@@ -86,10 +103,9 @@ pub struct Scratch {
 impl Config {
     pub fn from_gguf(gguf: &Gguf, vocabulary: usize) -> Result<Config, LmError> {
         let name = gguf.string("general.architecture").unwrap_or("").to_string();
-        let architecture = match name.as_str() {
-            "llama" => Architecture::Llama,
-            "qwen2" => Architecture::Qwen2,
-            other => return Err(LmError::Unsupported(format!("architecture `{other}`"))),
+        let known = Architecture::NAMES.iter().find(|(known, _)| *known == name);
+        let Some(&(_, architecture)) = known else {
+            return Err(LmError::Unsupported(format!("architecture `{name}`")));
         };
         let size = |key: &str, most| gguf.size(&format!("{name}.{key}"), most);
         let heads = size("attention.head_count", 1024)?;
@@ -98,11 +114,20 @@ impl Config {
             Some(_) => size("attention.head_count_kv", 1024)?,
             None => heads,
         };
-        if !heads.is_multiple_of(kv_heads) || !hidden.is_multiple_of(heads) {
+        // Older architectures share the hidden numbers out among the heads.
+        let dim = match gguf.integer(&format!("{name}.attention.key_length")) {
+            Some(_) => size("attention.key_length", MOST_DIM as u64)?,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => 0,
+        };
+        if !heads.is_multiple_of(kv_heads) || dim == 0 {
             let message = format!("{heads} heads, {kv_heads} of them for keys, over {hidden} numbers");
             return Err(LmError::corrupt("model file", message));
         }
-        let dim = hidden / heads;
+        let values = gguf.integer(&format!("{name}.attention.value_length"));
+        if values.is_some_and(|values| values != dim as u64) {
+            return Err(LmError::Unsupported("values as wide as no key".into()));
+        }
         let rotated = gguf
             .integer(&format!("{name}.rope.dimension_count"))
             .unwrap_or(dim as u64);
@@ -183,7 +208,7 @@ impl Decoder {
         let (dim, half) = (heads.dim, heads.dim / 2);
         let halves = |row: usize| match config.architecture {
             Architecture::Llama => row / dim * dim + row % half * 2 + row % dim / half,
-            Architecture::Qwen2 => row,
+            Architecture::Qwen2 | Architecture::Qwen3 => row,
         };
         let mut layers = Vec::new();
         for idx in 0..config.layers {
@@ -215,14 +240,19 @@ impl Decoder {
             let gate = linear("ffn_gate", feed_forward, hidden)?;
             let up = linear("ffn_up", feed_forward, hidden)?;
             let down = linear("ffn_down", hidden, feed_forward)?;
-            let mut norm = |part: &str| gguf.vector(&format!("blk.{idx}.{part}.weight"), hidden).map(Arc::new);
+            let mut norm = |part: &str, len| gguf.vector(&format!("blk.{idx}.{part}.weight"), len);
+            let head_norms = match config.architecture {
+                Architecture::Qwen3 => [norm("attn_q_norm", dim)?, norm("attn_k_norm", dim)?],
+                _ => [Vec::new(), Vec::new()],
+            };
             layers.push(Layer {
-                attention_norm: norm("attn_norm")?,
+                attention_norm: norm("attn_norm", hidden)?.into(),
+                head_norms: head_norms.into(),
                 q,
                 k,
                 v,
                 o,
-                feed_forward_norm: norm("ffn_norm")?,
+                feed_forward_norm: norm("ffn_norm", hidden)?.into(),
                 gate,
                 up,
                 down,
@@ -321,7 +351,8 @@ impl Decoder {
                 heads,
                 layer: idx,
                 qkv,
-                rotated: true,
+                norms: layer.head_norms.each_ref().map(Vec::as_slice),
+                norm_epsilon,
             };
             plan.write(machine, spans, shapes);
             plan.attend(machine, spans, shapes, attended);

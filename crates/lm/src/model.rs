@@ -8,7 +8,7 @@ use gym::{Cancel, EngineError, Generation, LanguageModel, Prompt, Sample, TokenE
 
 use crate::LmError;
 use crate::chat::ChatTemplate;
-use crate::decoder::{Architecture, Config, Decoder};
+use crate::decoder::{Config, Decoder};
 use crate::gguf::Gguf;
 use crate::grammar::Vocabulary;
 use crate::kernels::Machine;
@@ -67,10 +67,7 @@ impl LocalModel {
         let template = ChatTemplate::new(source.as_deref(), &tokenizer)?;
         let config = Config::from_gguf(&gguf, tokenizer.vocabulary())?;
         let info = ModelInfo {
-            architecture: match config.architecture {
-                Architecture::Llama => "llama".into(),
-                Architecture::Qwen2 => "qwen2".into(),
-            },
+            architecture: config.architecture.name().into(),
             parameters: gguf.parameters(),
             context_tokens: config.context_tokens,
             quantization: gguf.quantization(),

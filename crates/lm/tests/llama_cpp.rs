@@ -4,9 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use gym::{
     Agent, AgentKind, Cancel, EngineError, FinishReason, Generation, LanguageModel, Message, Prompt, PromptStyle,
@@ -16,49 +14,10 @@ use lm::LocalModel;
 use lm::endpoint::{Endpoint, Route, Settings, Timeouts};
 use lm::grammar::Automaton;
 
-struct Server {
-    process: Child,
-    url: String,
-}
+#[path = "support/llama_cpp.rs"]
+mod support;
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The server and the model's path, or `None` (with a note) where they are not to be had.
-fn server() -> Option<(Server, String)> {
-    let (Ok(python), Ok(model)) = (
-        std::env::var("RAG_GYM_PEER_PYTHON"),
-        std::env::var("RAG_GYM_TEST_MODEL"),
-    ) else {
-        eprintln!("skipped: RAG_GYM_PEER_PYTHON and RAG_GYM_TEST_MODEL are not set: run `cargo xtask test`");
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/llama_cpp_server.py");
-    let mut command = Command::new(python);
-    command
-        .arg(script)
-        .arg(&model)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut process = command.spawn().unwrap();
-    let mut url = String::new();
-    BufReader::new(process.stdout.take().unwrap())
-        .read_line(&mut url)
-        .unwrap();
-    assert!(url.starts_with("http"), "the server did not start: {url:?}");
-    Some((
-        Server {
-            process,
-            url: url.trim().into(),
-        },
-        model,
-    ))
-}
+use support::{Server, server};
 
 fn open(server: &Server, route: Route) -> Endpoint {
     let settings = Settings {

@@ -14,7 +14,6 @@ use lm::kernels::{Level, Machine};
 use lm::{LmError, LocalModel, Options};
 
 const HIDDEN: usize = 64;
-const KV: usize = 32;
 const INNER: usize = 96;
 
 /// The 256 byte characters of GPT-2, two merged tokens and two control tokens.
@@ -37,52 +36,78 @@ fn tokens() -> Vec<String> {
 }
 
 fn write_model(dir: &Path) -> PathBuf {
+    write_as(dir, "llama", GgmlDType::Q8_0)
+}
+
+/// Four heads, two of them for keys, of 16 numbers (qwen3: 32). Matrices are rounded to 8 bits and stored as `dtype`.
+fn write_as(dir: &Path, architecture: &str, dtype: GgmlDType) -> PathBuf {
+    let dim = if architecture == "qwen3" { 32 } else { 16 };
+    let (width, kv) = (4 * dim, 2 * dim);
     let mut rng = Seed(11).rng();
     let mut random = |rows: usize, columns: usize| {
         let data: Vec<f32> = (0..rows * columns)
             .map(|_| (rng.next_f64() as f32 - 0.5) * 0.5)
             .collect();
         let t = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
-        QTensor::quantize(&t, GgmlDType::Q8_0).unwrap()
+        let rounded = QTensor::quantize(&t, GgmlDType::Q8_0).unwrap();
+        QTensor::quantize(&rounded.dequantize(&Device::Cpu).unwrap(), dtype).unwrap()
     };
-    let ones = || {
-        QTensor::quantize(
-            &Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap(),
-            GgmlDType::F32,
-        )
-        .unwrap()
+    let mut near_one = Seed(12).rng();
+    let mut vector = |len: usize, most: f32| {
+        let data: Vec<f32> = (0..len).map(|_| most - near_one.next_f64() as f32).collect();
+        QTensor::quantize(&Tensor::new(data, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
     };
     let vocabulary = tokens();
     let mut tensors = vec![
         ("token_embd.weight".to_string(), random(vocabulary.len(), HIDDEN)),
-        ("output_norm.weight".into(), ones()),
+        ("output_norm.weight".into(), vector(HIDDEN, 1.5)),
     ];
     for idx in 0..2 {
         for (part, out, inside) in [
-            ("attn_q", HIDDEN, HIDDEN),
-            ("attn_k", KV, HIDDEN),
-            ("attn_v", KV, HIDDEN),
-            ("attn_output", HIDDEN, HIDDEN),
+            ("attn_q", width, HIDDEN),
+            ("attn_k", kv, HIDDEN),
+            ("attn_v", kv, HIDDEN),
+            ("attn_output", HIDDEN, width),
             ("ffn_gate", INNER, HIDDEN),
             ("ffn_up", INNER, HIDDEN),
             ("ffn_down", HIDDEN, INNER),
         ] {
             tensors.push((format!("blk.{idx}.{part}.weight"), random(out, inside)));
         }
-        tensors.push((format!("blk.{idx}.attn_norm.weight"), ones()));
-        tensors.push((format!("blk.{idx}.ffn_norm.weight"), ones()));
+        let mut vectors = vec![("attn_norm.weight", HIDDEN, 1.5), ("ffn_norm.weight", HIDDEN, 1.5)];
+        match architecture {
+            "qwen2" => vectors.extend([
+                ("attn_q.bias", width, 0.5),
+                ("attn_k.bias", kv, 0.5),
+                ("attn_v.bias", kv, 0.5),
+            ]),
+            "qwen3" => vectors.extend([("attn_q_norm.weight", dim, 1.5), ("attn_k_norm.weight", dim, 1.5)]),
+            _ => {}
+        }
+        for (name, len, most) in vectors {
+            tensors.push((format!("blk.{idx}.{name}"), vector(len, most)));
+        }
     }
     let text = |s: &str| Value::String(s.to_string());
-    let metadata = [
-        ("general.architecture", text("llama")),
-        ("llama.block_count", Value::U32(2)),
-        ("llama.context_length", Value::U32(256)),
-        ("llama.embedding_length", Value::U32(HIDDEN as u32)),
-        ("llama.feed_forward_length", Value::U32(INNER as u32)),
-        ("llama.attention.head_count", Value::U32(4)),
-        ("llama.attention.head_count_kv", Value::U32(2)),
-        ("llama.rope.dimension_count", Value::U32(16)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+    let sizes = [
+        ("block_count", 2),
+        ("context_length", 256),
+        ("embedding_length", HIDDEN),
+        ("feed_forward_length", INNER),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("attention.key_length", dim),
+        ("rope.dimension_count", dim),
+    ];
+    let mut metadata: Vec<(String, Value)> = sizes
+        .iter()
+        .map(|(key, size)| (format!("{architecture}.{key}"), Value::U32(*size as u32)))
+        .collect();
+    let floats = [("attention.layer_norm_rms_epsilon", 1e-5), ("rope.freq_base", 10_000.0)];
+    metadata.extend(floats.map(|(key, x)| (format!("{architecture}.{key}"), Value::F32(x))));
+    let rest = [
+        ("general.architecture", text(architecture)),
+        ("general.dtype", Value::U32(0)),
         ("tokenizer.ggml.model", text("gpt2")),
         ("tokenizer.ggml.pre", text("smollm")),
         (
@@ -100,9 +125,10 @@ fn write_model(dir: &Path) -> PathBuf {
         ("tokenizer.ggml.merges", Value::Array(vec![text("h e"), text("he l")])),
         ("tokenizer.ggml.eos_token_id", Value::U32(259)),
     ];
+    metadata.extend(rest.map(|(key, value)| (key.to_owned(), value)));
     let path = dir.join("tiny.gguf");
     let mut file = std::fs::File::create(&path).unwrap();
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
     write(&mut file, &metadata, &tensors).unwrap();
     path
@@ -140,23 +166,31 @@ fn request(text: &str, n: u64) -> Generation {
 
 #[test]
 fn logits_agree_with_candle_transformers() {
-    let (dir, model) = model();
-    let mut file = std::fs::File::open(dir.path().join("tiny.gguf")).unwrap();
-    let content = Content::read(&mut file).unwrap();
-    let mut stock =
-        candle_transformers::models::quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-            .unwrap();
+    use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
+    let dir = tempfile::tempdir().unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| i * 5 % 250).collect();
     let input = Tensor::new(&tokens[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    let theirs: Vec<f32> = stock
-        .forward(&input, 0)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap();
-    let ours = model.decoder().logits_of(&tokens).unwrap();
-    close(&ours[39 * 260..], &theirs, 0.1);
+    for architecture in ["llama", "qwen2", "qwen3"] {
+        // Candle multiplies f32 matrices without rounding the activations to 8 bits.
+        let path = write_as(dir.path(), architecture, GgmlDType::F32);
+        let mut file = std::fs::File::open(&path).unwrap();
+        let content = Content::read(&mut file).unwrap();
+        let theirs = match architecture {
+            "llama" => quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
+                .and_then(|mut stock| stock.forward(&input, 0)),
+            "qwen2" => quantized_qwen2::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
+                .and_then(|mut stock| stock.forward(&input, 0)),
+            _ => quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
+                .and_then(|mut stock| stock.forward(&input, 0)),
+        };
+        let theirs: Vec<f32> = theirs.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
+        let model = LocalModel::open(&path).unwrap();
+        assert_eq!(model.info().architecture, architecture);
+        let ours = model.decoder().logits_of(&tokens).unwrap();
+        // Keys and values are rounded to bfloat16.
+        close(&ours[39 * 260..], &theirs, 0.06);
+    }
 }
 
 /// Log-probabilities of `continuations` as a model of these options gives them.

@@ -102,6 +102,9 @@ impl Base {
         let vocabulary = Tokenizer::from_gguf(&gguf)?.vocabulary();
         let config = Config::from_gguf(&gguf, vocabulary)?;
         let Config { hidden, .. } = config;
+        if config.architecture == Architecture::Qwen3 {
+            return Err(lm::LmError::Unsupported("training on `qwen3`".into()).into());
+        }
         let mut layers = Vec::with_capacity(config.layers);
         for idx in 0..config.layers {
             let name = |part: &str| format!("blk.{idx}.{part}");
@@ -153,7 +156,7 @@ impl Base {
     pub(crate) fn pairing(&self) -> Pairing {
         match self.config.architecture {
             Architecture::Llama => Pairing::Neighbours,
-            Architecture::Qwen2 => Pairing::Halves,
+            Architecture::Qwen2 | Architecture::Qwen3 => Pairing::Halves,
         }
     }
 

@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::Machine;
+use super::activations::norm_scale;
 use super::dense::{Pairs, Shape, multiply};
 use super::level::Kernel;
 use super::pool::Parts;
@@ -120,8 +121,16 @@ pub struct Shapes<'a> {
     pub layer: usize,
     /// Queries, keys and values of each row: (rows, heads.stride()).
     pub qkv: &'a [f32],
-    /// Whether queries and keys turn in this layer.
-    pub rotated: bool,
+    /// What each head of the queries and of the keys is normalised with before it turns; empty for nothing.
+    pub norms: [&'a [f32]; 2],
+    pub norm_epsilon: f32,
+}
+
+impl Shapes<'_> {
+    fn check(&self) {
+        let fits = |norm: &[f32]| norm.is_empty() || norm.len() == self.heads.dim;
+        assert!(self.norms.into_iter().all(fits), "a norm as wide as a head");
+    }
 }
 
 impl Plan {
@@ -158,9 +167,20 @@ impl Plan {
         }
     }
 
-    /// Turns one head of row `row`.
+    /// Turns one head of row `row`, normalised by `norm` if that is not empty.
+    ///
+    /// # Safety
+    ///
+    /// The processor must have the instructions of `S`.
     #[inline(always)]
-    fn turn(&self, row: usize, head: &mut [f32]) {
+    unsafe fn turn<S: Simd>(&self, row: usize, head: &mut [f32], norm: &[f32], epsilon: f32) {
+        if !norm.is_empty() {
+            // SAFETY: the caller vouches for `S`.
+            let scale = unsafe { norm_scale::<S>(head, epsilon) };
+            for (x, w) in head.iter_mut().zip(norm) {
+                *x *= scale * w;
+            }
+        }
         let half = self.cosines.len() / self.rows.len().max(1);
         let (cosines, sines) = (&self.cosines[row * half..][..half], &self.sines[row * half..][..half]);
         let (first, second) = head[..2 * half].split_at_mut(half);
@@ -176,6 +196,7 @@ impl Plan {
     /// Panics if another sequence holds one of these blocks too.
     pub fn write(&mut self, machine: &Machine, spans: &mut [Span], shapes: Shapes) {
         let Shapes { heads, layer, .. } = shapes;
+        shapes.check();
         assert!(shapes.qkv.len() >= self.rows.len() * heads.stride(), "keys of each row");
         for piece in &mut self.pieces {
             let block =
@@ -201,6 +222,7 @@ impl Plan {
     pub fn attend(&self, machine: &Machine, spans: &[Span], shapes: Shapes, out: &mut [f32]) {
         let heads = shapes.heads;
         let n = self.rows.len();
+        shapes.check();
         assert!(shapes.qkv.len() >= n * heads.stride(), "queries of each row");
         assert!(out.len() >= n * heads.heads * heads.dim, "room for the result");
         // Enough tasks that all threads have some, but no more query rows in one than fit the cache.
@@ -255,9 +277,7 @@ impl Kernel for Write<'_> {
                 unsafe {
                     let keys = piece.target.at(head * shapes.heads.part());
                     numbers[..dim].copy_from_slice(key);
-                    if shapes.rotated {
-                        plan.turn(piece.row + t, &mut numbers[..dim]);
-                    }
+                    plan.turn::<S>(piece.row + t, &mut numbers[..dim], shapes.norms[1], shapes.norm_epsilon);
                     for (i, &x) in numbers[..wide].iter().enumerate() {
                         *keys.add((i / 2 * BLOCK + slot) * 2 + i % 2) = upper_half(x);
                     }
@@ -338,9 +358,8 @@ impl Kernel for Attend<'_> {
                 query[dim..].fill(0.0);
                 let head = &mut query[..dim];
                 head.copy_from_slice(&shapes.qkv[row * heads.stride() + (kv_head * group + g) * dim..][..dim]);
-                if shapes.rotated {
-                    plan.turn(row, head);
-                }
+                // SAFETY: the caller vouches for `S`.
+                unsafe { plan.turn::<S>(row, head, shapes.norms[0], shapes.norm_epsilon) };
                 head.iter_mut().for_each(|x| *x *= scale);
                 let packed = query.as_mut_ptr();
                 for at in (0..wide).step_by(32) {

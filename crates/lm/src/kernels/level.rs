@@ -1,8 +1,8 @@
 //! Which instruction set to use, asked of the processor at run time.
 
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
 
 /// An instruction set that this processor has: no other value can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

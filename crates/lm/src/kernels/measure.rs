@@ -11,8 +11,8 @@ use super::simd::Simd;
 pub struct Peaks {
     /// Multiplications and additions of f32, thousand millions a second.
     pub f32_gflops: f64,
-    /// Multiplications and additions of 8-bit integers, thousand millions a second.
-    pub int8_gops: f64,
+    /// Multiplications and additions of 16-bit integers, thousand millions a second.
+    pub int16_gops: f64,
     /// Thousand million bytes read a second.
     pub read_gb_per_second: f64,
 }
@@ -50,7 +50,7 @@ impl Peaks {
         let steps = (threads * STEPS * SUMS) as f64;
         Peaks {
             f32_gflops: steps * 16.0 * 2.0 / floats / 1e9,
-            int8_gops: steps * 64.0 * 2.0 / integers / 1e9,
+            int16_gops: steps * 32.0 * 2.0 / integers / 1e9,
             read_gb_per_second: (data.len() * 8) as f64 / reading / 1e9,
         }
     }
@@ -88,20 +88,19 @@ impl Kernel for Integers {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller vouches for `S`; the arrays hold 64 bytes and sixteen numbers.
+        // SAFETY: the caller vouches for `S`; the arrays hold sixteen pairs and sixteen numbers.
         unsafe {
-            let bytes = black_box([1u8; 64]);
-            let weights = S::low_nibbles(S::bytes(bytes.as_ptr()));
-            let x = black_box(0x0101_0101);
+            let ones = black_box([1u16; 32]);
+            let (weights, x) = (S::load_pairs(ones.as_ptr()), black_box(0x0001_0001));
             let mut sums = [S::zero(); SUMS];
             for _ in 0..STEPS {
                 for sum in &mut sums {
-                    *sum = S::dot_nibbles(*sum, weights, x);
+                    *sum = S::dot(*sum, weights, x);
                 }
             }
             let mut out = [0f32; 16];
             for sum in sums {
-                S::store(out.as_mut_ptr(), S::nibble_sums(sum));
+                S::store(out.as_mut_ptr(), S::floats(sum));
                 black_box(&out);
             }
         }

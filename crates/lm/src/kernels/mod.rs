@@ -16,10 +16,12 @@
     reason = "numbers of a register tile, in several arrays at once"
 )]
 
+mod activations;
 pub mod attention;
 pub mod bf16;
 mod dense;
 mod level;
+mod low_rank;
 pub mod measure;
 mod memory;
 mod packed;
@@ -29,11 +31,15 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
+pub use activations::{Activations, normalise};
 pub use level::Level;
+pub use low_rank::{LowRank, down_project};
 pub use memory::Arena;
 pub use packed::Packed;
-pub use product::{Activations, Into, LowRank, Part, down_project, gated, normalise, product};
+pub use product::{Into, Part, gated, product};
 pub use vocabulary::{exponential_sum, greatest, weights};
 
 /// What computes: an instruction set and a pool of threads.

@@ -15,9 +15,9 @@ pub(super) const COLUMNS: usize = 32;
 
 /// A matrix of quantised weights, (rows, columns).
 ///
-/// A block is sixteen rows by 32 columns. Within it, bytes are ordered (group of columns, row, column in
-/// group) with groups of four: one 64-byte load holds four columns of all sixteen rows, and one
-/// instruction multiplies them by four activations of one token.
+/// A block is sixteen rows by 32 columns. One 64-byte load holds eight columns (of bytes: four) of all sixteen rows,
+/// as sixteen pairs of 16-bit numbers. A shift and a mask make pairs of weights of them: two columns of each row, which
+/// one instruction multiplies by two activations of one token.
 pub struct Packed {
     pub rows: usize,
     pub columns: usize,
@@ -31,21 +31,22 @@ pub(super) enum Blocks {
     Bytes(Region<ByteBlock>),
 }
 
-/// `w = scale * q + min`, q in 0..=15. The byte of group pair p, row r, column c holds column 8p + c in
-/// its low half and 8p + 4 + c in its high one.
+/// `w = scale * q + min`, q in 0..=15. Number `h` of group `g` and a row holds columns 8g + h, 8g + 2 + h, 8g + 4 + h
+/// and 8g + 6 + h, lowest bits first.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct NibbleBlock {
-    pub quants: [[[u8; 4]; LANES]; COLUMNS / 8],
+    pub quants: [[[u16; 2]; LANES]; COLUMNS / 8],
     pub scale: [u16; LANES],
     pub min: [u16; LANES],
 }
 
-/// `w = scale * (q - 128)`, q in 0..=255.
+/// `w = scale * q`, q in -128..=127. Number `h` of group `g` and a row holds columns 4g + h and 4g + 2 + h, the first
+/// in its low byte.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(super) struct ByteBlock {
-    pub quants: [[[u8; 4]; LANES]; COLUMNS / 4],
+    pub quants: [[[u16; 2]; LANES]; COLUMNS / 4],
     pub scale: [u16; LANES],
 }
 
@@ -119,7 +120,7 @@ impl Packed {
                         block.scale[lane] = half(run.scale);
                         block.min[lane] = half(run.min);
                         for (at, &q) in run.quants.iter().enumerate() {
-                            block.quants[at / 8][lane][at % 4] |= (q as u8) << (at % 8 / 4 * 4);
+                            block.quants[at / 8][lane][at % 2] |= (q as u16) << (at % 8 / 2 * 4);
                         }
                     }
                 }
@@ -133,7 +134,7 @@ impl Packed {
                         let run = read(tile * LANES + lane, run);
                         block.scale[lane] = half(run.scale);
                         for (at, &q) in run.quants.iter().enumerate() {
-                            block.quants[at / 4][lane][at % 4] = (q + 128) as u8;
+                            block.quants[at / 4][lane][at % 2] |= u16::from(q as u8) << (at % 4 / 2 * 8);
                         }
                     }
                 }
@@ -167,7 +168,7 @@ impl Packed {
                     let block = &blocks[first + run];
                     let (scale, min) = (float(block.scale[lane]) * self.unit, float(block.min[lane]) * self.unit);
                     for (at, out) in out.iter_mut().enumerate() {
-                        let q = block.quants[at / 8][lane][at % 4] >> (at % 8 / 4 * 4) & 15;
+                        let q = block.quants[at / 8][lane][at % 2] >> (at % 8 / 2 * 4) & 15;
                         *out = scale * f32::from(q) + min;
                     }
                 }
@@ -175,7 +176,8 @@ impl Packed {
                     let block = &blocks[first + run];
                     let scale = float(block.scale[lane]) * self.unit;
                     for (at, out) in out.iter_mut().enumerate() {
-                        *out = scale * (f32::from(block.quants[at / 4][lane][at % 4]) - 128.0);
+                        let q = block.quants[at / 4][lane][at % 2] >> (at % 4 / 2 * 8);
+                        *out = scale * f32::from(q as i8);
                     }
                 }
             }

@@ -1,11 +1,11 @@
 //! Vectors of sixteen numbers, in the words of each instruction set.
 
-/// Sixteen lanes of f32 (`F`), of i32 sums (`I`), and sixteen groups of four bytes (`B`).
+/// Sixteen lanes of f32 (`F`), of i32 sums (`I`), and of pairs of 16-bit numbers (`P`).
 ///
 /// # Safety
 ///
 /// Every method: the processor must have the instructions of the implementing set. Pointers must be
-/// good for sixteen numbers (64 bytes for `bytes`); they need no alignment.
+/// good for sixteen numbers or pairs; they need no alignment.
 pub trait Simd: Copy {
     /// Tokens whose sums of a quantised product fit the registers together.
     const TOKENS: usize;
@@ -18,8 +18,6 @@ pub trait Simd: Copy {
 
     type F: Copy;
     type I: Copy;
-    type B: Copy;
-    /// Sixteen pairs of bfloat16 numbers.
     type P: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
@@ -27,9 +25,8 @@ pub trait Simd: Copy {
     unsafe fn store(to: *mut f32, x: Self::F);
     /// Loads sixteen half-precision numbers.
     unsafe fn load_half(from: *const u16) -> Self::F;
-    /// Loads sixteen pairs of bfloat16 numbers.
     unsafe fn load_pairs(from: *const u16) -> Self::P;
-    /// The first numbers of sixteen pairs, and the second ones.
+    /// The first numbers of sixteen pairs of bfloat16 numbers, and the second ones.
     unsafe fn firsts(x: Self::P) -> Self::F;
     unsafe fn seconds(x: Self::P) -> Self::F;
     /// The pair of bfloat16 numbers that lie at `from`, in every lane.
@@ -56,28 +53,23 @@ pub trait Simd: Copy {
     /// `2^n` where `x = n + 1.5 * 2^23`, and 0 for `n = -127`.
     unsafe fn power_of_two(x: Self::F) -> Self::F;
 
-    /// Writes the lowest byte of each lane's bits, and returns the sum of those bytes taken as signed.
-    unsafe fn store_low_bytes(to: *mut u8, x: Self::F) -> i32;
-
-    unsafe fn bytes(from: *const u8) -> Self::B;
+    /// Writes the low half of each lane's bits.
+    unsafe fn store_halves(to: *mut u16, x: Self::F);
     /// Asks for the cache line at this address, which need not be one that may be read.
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         let _ = at;
     }
-    unsafe fn low_nibbles(x: Self::B) -> Self::B;
-    unsafe fn high_nibbles(x: Self::B) -> Self::B;
+    /// The nibble from bit `FROM` on of each 16-bit number.
+    unsafe fn nibbles<const FROM: u32>(x: Self::P) -> Self::P;
+    /// The low byte of each 16-bit number, as a signed number, and the high one.
+    unsafe fn low_bytes(x: Self::P) -> Self::P;
+    unsafe fn high_bytes(x: Self::P) -> Self::P;
     unsafe fn zero() -> Self::I;
-    /// Adds to each lane the dot product of its four nibbles with the four signed bytes of `x`. At most
-    /// eight may be added before [`Simd::nibble_sums`] is taken.
-    unsafe fn dot_nibbles(sum: Self::I, weights: Self::B, x: u32) -> Self::I;
-    unsafe fn nibble_sums(sum: Self::I) -> Self::F;
-    /// A sum for [`Simd::dot_bytes`] over activations that add up to `total`.
-    unsafe fn start_bytes(total: i32) -> Self::I;
-    /// Adds to each lane the dot product of its four weights, stored 128 too high, with the signed bytes
-    /// of `x`, which lie in -127..=127.
-    unsafe fn dot_bytes(sum: Self::I, weights: Self::B, x: u32) -> Self::I;
-    unsafe fn byte_sums(sum: Self::I) -> Self::F;
+    /// Adds to each lane the dot product of its pair with the pair `x`, all of them signed. Not both pairs may hold
+    /// -32768 alone.
+    unsafe fn dot(sum: Self::I, weights: Self::P, x: u32) -> Self::I;
+    unsafe fn floats(sum: Self::I) -> Self::F;
 }
 
 /// `exp(x)` for x <= 0 within 3e-7 of the true value, and exactly 0 below -87.7.
@@ -150,7 +142,6 @@ impl Simd for Portable {
     const PAIRS: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
-    type B = [[u8; 4]; 16];
     type P = [[u16; 2]; 16];
 
     #[inline(always)]
@@ -217,433 +208,38 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: Self::F) -> i32 {
-        let bytes = each(|i| x[i].to_bits() as u8);
-        // SAFETY: the caller vouches for sixteen bytes.
-        unsafe { to.cast::<[u8; 16]>().write_unaligned(bytes) };
-        bytes.iter().map(|&byte| i32::from(byte as i8)).sum()
+    unsafe fn store_halves(to: *mut u16, x: Self::F) {
+        let halves = each(|i| x[i].to_bits() as u16);
+        // SAFETY: the caller vouches for sixteen numbers.
+        unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) };
     }
 
     #[inline(always)]
-    unsafe fn bytes(from: *const u8) -> Self::B {
-        // SAFETY: the caller vouches for 64 bytes.
-        unsafe { from.cast::<Self::B>().read_unaligned() }
+    unsafe fn nibbles<const FROM: u32>(x: Self::P) -> Self::P {
+        each(|i| x[i].map(|half| half >> FROM & 15))
     }
     #[inline(always)]
-    unsafe fn low_nibbles(x: Self::B) -> Self::B {
-        each(|i| x[i].map(|byte| byte & 15))
+    unsafe fn low_bytes(x: Self::P) -> Self::P {
+        each(|i| x[i].map(|half| half as i8 as u16))
     }
     #[inline(always)]
-    unsafe fn high_nibbles(x: Self::B) -> Self::B {
-        each(|i| x[i].map(|byte| byte >> 4))
+    unsafe fn high_bytes(x: Self::P) -> Self::P {
+        each(|i| x[i].map(|half| (half as i16 >> 8) as u16))
     }
     #[inline(always)]
     unsafe fn zero() -> Self::I {
         [0; 16]
     }
     #[inline(always)]
-    unsafe fn dot_nibbles(sum: Self::I, weights: Self::B, x: u32) -> Self::I {
-        let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
+    unsafe fn dot(sum: Self::I, weights: Self::P, x: u32) -> Self::I {
+        let (x, y) = (i32::from(x as i16), x as i32 >> 16);
         each(|i| {
-            let w = weights[i].map(i32::from);
-            sum[i] + w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3]
+            let [a, b] = weights[i].map(|half| i32::from(half as i16));
+            sum[i] + a * x + b * y
         })
     }
     #[inline(always)]
-    unsafe fn nibble_sums(sum: Self::I) -> Self::F {
+    unsafe fn floats(sum: Self::I) -> Self::F {
         each(|i| sum[i] as f32)
-    }
-    #[inline(always)]
-    unsafe fn start_bytes(total: i32) -> Self::I {
-        [-128 * total; 16]
-    }
-    #[inline(always)]
-    unsafe fn dot_bytes(sum: Self::I, weights: Self::B, x: u32) -> Self::I {
-        // SAFETY: plain arithmetic.
-        unsafe { Self::dot_nibbles(sum, weights, x) }
-    }
-    #[inline(always)]
-    unsafe fn byte_sums(sum: Self::I) -> Self::F {
-        each(|i| sum[i] as f32)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Simd;
-    use std::arch::x86_64::*;
-
-    /// Pairs of 256-bit vectors; sixteen registers. With `VNNI`, `vpdpbusd` sums four products at once.
-    #[derive(Clone, Copy)]
-    pub struct Avx2<const VNNI: bool>;
-
-    /// 512-bit vectors, thirty-two registers, `vpdpbusd`; with `BF16`, `vdpbf16ps` too.
-    #[derive(Clone, Copy)]
-    pub struct Avx512<const BF16: bool>;
-
-    macro_rules! both {
-        ($a:ident, $b:ident => $op:expr) => {
-            [
-                {
-                    let ($a, $b) = ($a[0], $b[0]);
-                    $op
-                },
-                {
-                    let ($a, $b) = ($a[1], $b[1]);
-                    $op
-                },
-            ]
-        };
-        ($a:ident => $op:expr) => {
-            [
-                {
-                    let $a = $a[0];
-                    $op
-                },
-                {
-                    let $a = $a[1];
-                    $op
-                },
-            ]
-        };
-    }
-
-    /// Sum of sixteen signed bytes.
-    #[inline(always)]
-    unsafe fn sum_of_bytes(x: __m128i) -> i32 {
-        // SAFETY: every processor of this architecture has these instructions.
-        unsafe {
-            // Sums of unsigned bytes, each 128 too high.
-            let sums = _mm_sad_epu8(_mm_xor_si128(x, _mm_set1_epi8(-128)), _mm_setzero_si128());
-            _mm_cvtsi128_si32(sums) + _mm_extract_epi16::<4>(sums) - 16 * 128
-        }
-    }
-
-    // SAFETY of every block below: the trait's contract gives the instructions and the memory.
-    impl<const VNNI: bool> Simd for Avx2<VNNI> {
-        // Six sums of 32 bits, six of floats, two of weights, and two to work with.
-        const TOKENS: usize = 3;
-        // Eight sums, two of columns, and broadcast rows.
-        const ROWS: usize = 4;
-        const COLUMNS: usize = 1;
-        const PAIRS: bool = false;
-        type F = [__m256; 2];
-        type I = [__m256i; 2];
-        type B = [__m256i; 2];
-        type P = [__m256i; 2];
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self::F {
-            unsafe { [_mm256_set1_ps(x); 2] }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self::F {
-            unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, x: Self::F) {
-            unsafe {
-                _mm256_storeu_ps(to, x[0]);
-                _mm256_storeu_ps(to.add(8), x[1]);
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_half(from: *const u16) -> Self::F {
-            unsafe {
-                [
-                    _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-                    _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_pairs(from: *const u16) -> Self::P {
-            unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())] }
-        }
-        #[inline(always)]
-        unsafe fn pair(from: *const f32) -> Self::P {
-            unsafe { [_mm256_set1_epi32(from.cast::<i32>().read()); 2] }
-        }
-        #[inline(always)]
-        unsafe fn firsts(x: Self::P) -> Self::F {
-            unsafe { both!(x => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))) }
-        }
-        #[inline(always)]
-        unsafe fn seconds(x: Self::P) -> Self::F {
-            unsafe { both!(x => _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-65536)))) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
-            unsafe { both!(a, b => _mm256_add_ps(a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
-            unsafe { both!(a, b => _mm256_mul_ps(a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
-        }
-        #[inline(always)]
-        unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
-            unsafe { both!(a, b => _mm256_max_ps(a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn greatest(x: Self::F) -> f32 {
-            unsafe {
-                let x = _mm256_max_ps(x[0], x[1]);
-                let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-                let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-                _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
-            }
-        }
-        #[inline(always)]
-        unsafe fn power_of_two(x: Self::F) -> Self::F {
-            unsafe {
-                both!(x => {
-                    let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
-                    _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)))
-                })
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn store_low_bytes(to: *mut u8, x: Self::F) -> i32 {
-            unsafe {
-                // The lowest byte of each lane to the front of its half, then the four bytes of both halves together.
-                let order = _mm256_set_epi8(
-                    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 12, 8, 4, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                    -1, -1, -1, 12, 8, 4, 0,
-                );
-                let bytes = both!(x => {
-                    let packed = _mm256_shuffle_epi8(_mm256_castps_si256(x), order);
-                    _mm_unpacklo_epi32(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed))
-                });
-                let bytes = _mm_unpacklo_epi64(bytes[0], bytes[1]);
-                _mm_storeu_si128(to.cast(), bytes);
-                sum_of_bytes(bytes)
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn prefetch(at: *const u8) {
-            // SAFETY: a hint; it reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-        }
-        #[inline(always)]
-        unsafe fn bytes(from: *const u8) -> Self::B {
-            unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
-        }
-        #[inline(always)]
-        unsafe fn low_nibbles(x: Self::B) -> Self::B {
-            unsafe { both!(x => _mm256_and_si256(x, _mm256_set1_epi8(15))) }
-        }
-        #[inline(always)]
-        unsafe fn high_nibbles(x: Self::B) -> Self::B {
-            unsafe { both!(x => _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15))) }
-        }
-        #[inline(always)]
-        unsafe fn zero() -> Self::I {
-            unsafe { [_mm256_setzero_si256(); 2] }
-        }
-        #[inline(always)]
-        unsafe fn dot_nibbles(sum: Self::I, weights: Self::B, x: u32) -> Self::I {
-            unsafe {
-                let x = _mm256_set1_epi32(x as i32);
-                if VNNI {
-                    both!(sum, weights => _mm256_dpbusd_avx_epi32(sum, weights, x))
-                } else {
-                    // Pairs of products stay in 16 bits: eight of at most 2 * 15 * 127 fit.
-                    both!(sum, weights => _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, x)))
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn nibble_sums(sum: Self::I) -> Self::F {
-            unsafe {
-                if VNNI {
-                    both!(sum => _mm256_cvtepi32_ps(sum))
-                } else {
-                    both!(sum => _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))))
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn start_bytes(total: i32) -> Self::I {
-            unsafe {
-                [if VNNI {
-                    _mm256_set1_epi32(-128 * total)
-                } else {
-                    _mm256_setzero_si256()
-                }; 2]
-            }
-        }
-        #[inline(always)]
-        unsafe fn dot_bytes(sum: Self::I, weights: Self::B, x: u32) -> Self::I {
-            unsafe {
-                let x = _mm256_set1_epi32(x as i32);
-                if VNNI {
-                    both!(sum, weights => _mm256_dpbusd_avx_epi32(sum, weights, x))
-                } else {
-                    // |w| times x with the sign of w: pairs reach 2 * 128 * 127 at most, within 16 bits.
-                    both!(sum, weights => {
-                        let w = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
-                        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-                    })
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn byte_sums(sum: Self::I) -> Self::F {
-            unsafe { both!(sum => _mm256_cvtepi32_ps(sum)) }
-        }
-    }
-
-    impl<const BF16: bool> Simd for Avx512<BF16> {
-        // Twelve integer and twelve float sums leave eight registers for weights, scales and work.
-        const TOKENS: usize = 12;
-        // Twenty-four sums, two vectors of columns.
-        const ROWS: usize = 12;
-        const COLUMNS: usize = 2;
-        const PAIRS: bool = BF16;
-        type F = __m512;
-        type I = __m512i;
-        type B = __m512i;
-        type P = __m512i;
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> __m512 {
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, x: __m512) {
-            unsafe { _mm512_storeu_ps(to, x) }
-        }
-        #[inline(always)]
-        unsafe fn load_half(from: *const u16) -> __m512 {
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-        }
-        #[inline(always)]
-        unsafe fn load_pairs(from: *const u16) -> __m512i {
-            unsafe { _mm512_loadu_si512(from.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn firsts(x: __m512i) -> __m512 {
-            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)) }
-        }
-        #[inline(always)]
-        unsafe fn seconds(x: __m512i) -> __m512 {
-            unsafe { _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536))) }
-        }
-        #[inline(always)]
-        unsafe fn pair(from: *const f32) -> __m512i {
-            unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) }
-        }
-        #[inline(always)]
-        unsafe fn dot_pairs(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-            if !BF16 {
-                return sum;
-            }
-            unsafe {
-                let a = std::mem::transmute::<__m512i, __m512bh>(a);
-                _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(b), a)
-            }
-        }
-        #[inline(always)]
-        unsafe fn pack(from: *const f32, to: *mut f32) {
-            if BF16 {
-                unsafe {
-                    let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
-                    let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-                    _mm512_storeu_si512(to.cast(), pairs);
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn greatest(x: __m512) -> f32 {
-            unsafe { _mm512_reduce_max_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn power_of_two(x: __m512) -> __m512 {
-            unsafe {
-                let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(x));
-                _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn store_low_bytes(to: *mut u8, x: __m512) -> i32 {
-            unsafe {
-                let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(x));
-                _mm_storeu_si128(to.cast(), bytes);
-                sum_of_bytes(bytes)
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn prefetch(at: *const u8) {
-            // SAFETY: a hint; it reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-        }
-        #[inline(always)]
-        unsafe fn bytes(from: *const u8) -> __m512i {
-            unsafe { _mm512_loadu_si512(from.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn low_nibbles(x: __m512i) -> __m512i {
-            unsafe { _mm512_and_si512(x, _mm512_set1_epi8(15)) }
-        }
-        #[inline(always)]
-        unsafe fn high_nibbles(x: __m512i) -> __m512i {
-            unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(x), _mm512_set1_epi8(15)) }
-        }
-        #[inline(always)]
-        unsafe fn zero() -> __m512i {
-            unsafe { _mm512_setzero_si512() }
-        }
-        #[inline(always)]
-        unsafe fn dot_nibbles(sum: __m512i, weights: __m512i, x: u32) -> __m512i {
-            unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x as i32)) }
-        }
-        #[inline(always)]
-        unsafe fn nibble_sums(sum: __m512i) -> __m512 {
-            unsafe { _mm512_cvtepi32_ps(sum) }
-        }
-        #[inline(always)]
-        unsafe fn start_bytes(total: i32) -> __m512i {
-            unsafe { _mm512_set1_epi32(-128 * total) }
-        }
-        #[inline(always)]
-        unsafe fn dot_bytes(sum: __m512i, weights: __m512i, x: u32) -> __m512i {
-            unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x as i32)) }
-        }
-        #[inline(always)]
-        unsafe fn byte_sums(sum: __m512i) -> __m512 {
-            unsafe { _mm512_cvtepi32_ps(sum) }
-        }
     }
 }

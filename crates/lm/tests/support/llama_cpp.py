@@ -1,6 +1,6 @@
 """llama.cpp's OpenAI-compatible server on one model, for tests: prints its address, ends with its standard input.
 
-Usage: llama_cpp_server.py MODEL.gguf [THREADS]. Needs the package `xllamacpp`.
+Usage: llama_cpp.py MODEL.gguf [THREADS]. Needs the package `xllamacpp`.
 """
 import sys
 
