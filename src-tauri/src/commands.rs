@@ -9,7 +9,7 @@ use studio::view::{
     AskEvent, AskRequest, EpisodeRow, EpisodeView, ErrorView, ImportView, JobView, ModelView, Overview, Progress,
     QuestionPage, RunRequest, RunView, SearchView, TermView,
 };
-use studio::{Studio, StudioError};
+use studio::{Format, Studio, StudioError};
 use tauri::State;
 use tauri::ipc::Channel;
 
@@ -227,7 +227,11 @@ pub async fn compare(studio: State<'_, Studio>, runs: Vec<String>) -> Reply<Comp
 #[tauri::command]
 #[specta::specta]
 pub async fn export_run(studio: State<'_, Studio>, run: String, path: String) -> Reply<u32> {
-    on_thread(&studio, move |studio| studio.export_to(&run, &PathBuf::from(path))).await
+    on_thread(&studio, move |studio| {
+        let exported = studio.export(&run, &PathBuf::from(path), Format::Jsonl, None)?;
+        Ok(exported.records)
+    })
+    .await
 }
 
 #[tauri::command]

@@ -43,6 +43,14 @@ fn show(command: &Command) -> String {
 pub fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(cargo_program());
     command.args(arguments).current_dir(root());
+    // Set by cargo for this task alone: build scripts that watch them (ring's) would have everything above them
+    // built anew whenever `cargo xtask` and plain `cargo` alternate.
+    let own = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+    for (name, _) in std::env::vars_os() {
+        if own.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use studio::bench::BenchOptions;
 use studio::view::AgentSettings;
-use studio::{JudgeSpec, TrainRequest};
+use studio::{Format, JudgeSpec, TrainRequest};
 
 #[derive(Parser)]
 #[command(name = "rag-gym", version, about = "Search agents, offline: ask, run, evaluate")]
@@ -225,10 +225,22 @@ pub enum RunsCommand {
     },
     Export {
         run: String,
+        /// A file, or a folder for a file named after the run
         #[arg(long)]
         to: PathBuf,
-        #[arg(long = "as", default_value = "jsonl", value_parser = ["jsonl", "csv"])]
-        format: String,
+        /// jsonl, csv, parquet, trl-sft, trl-preference, trl-stepwise or inspect
+        #[arg(long = "as", default_value = "jsonl")]
+        format: Format,
+        /// Whose rewards trl-preference and trl-stepwise go by, as in `agreement` [default: the run's own]
+        #[arg(long)]
+        judge: Option<String>,
+    },
+    /// A score of several runs against their number of candidates
+    Curve {
+        #[arg(value_delimiter = ',', required = true)]
+        runs: Vec<String>,
+        #[arg(long, default_value = "f1", value_parser = ["em", "f1", "accuracy", "evidence-recall"])]
+        metric: String,
     },
     /// Print every row of a run but its times: equal for equal work
     Dump {
@@ -293,6 +305,9 @@ pub struct TrainOptions {
     /// Runs whose judged episodes teach
     #[arg(long, value_delimiter = ',')]
     from: Vec<String>,
+    /// Whose rewards of those runs dpo and prm learn from, as in `agreement` [default: each run's own]
+    #[arg(long, requires = "from")]
+    judge: Option<String>,
     /// Files of TRL's JSON lines: messages, prompt and completion, or prompt, chosen and rejected
     #[arg(long, value_delimiter = ',')]
     data: Vec<PathBuf>,
@@ -366,6 +381,7 @@ impl TrainOptions {
         TrainRequest {
             method: self.method,
             runs: self.from,
+            judge: self.judge,
             files: self.data,
             expert: self.expert,
             limit: self.limit,

@@ -1,14 +1,13 @@
 //! What each command does with the studio and prints.
 
 use std::fs;
-use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use studio::bench::MachineView;
 use studio::endpoint::{Route, Settings};
-use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, PassageView, RunRequest, RunView};
+use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, IntervalView, PassageView, RunRequest, RunView};
 use studio::{Cancel, RunOptions, Studio};
 
 use crate::arguments::{
@@ -147,15 +146,23 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
         Command::Doctor => {
             let overview = studio.overview()?;
             let machine = MachineView::measure();
+            let checks = studio.doctor()?;
             let value = json!({
                 "version": overview.version, "home": overview.home, "ready": overview.ready, "threads": overview.threads,
                 "memory_bytes": overview.memory_bytes, "cpu_features": cpu_features(), "machine": machine, "models": overview.models,
-                "corpora": overview.corpora, "question_sets": overview.question_sets, "database": studio.integrity()?,
+                "corpora": overview.corpora, "question_sets": overview.question_sets, "checks": checks,
             });
             if as_json {
-                output::json(&value)
+                output::json(&value)?;
             } else {
-                line(&serde_json::to_string_pretty(&value)?)
+                line(&serde_json::to_string_pretty(&value)?)?;
+            }
+            let ill = checks.iter().filter(|check| !check.ok);
+            let ill: Vec<String> = ill.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            if ill.is_empty() {
+                Ok(())
+            } else {
+                bail!("not well: {}", ill.join("; "))
             }
         }
     }
@@ -336,25 +343,32 @@ fn runs(studio: &Studio, command: RunsCommand, as_json: bool) -> Result<()> {
                 line(&serde_json::to_string_pretty(&run_json(&run))?)
             }
         }
-        RunsCommand::Export { run, to, format } => {
-            // Written beside its place and moved there whole.
-            let part = to.with_extension("part");
-            let mut file = std::io::BufWriter::new(
-                fs::File::create(&part).with_context(|| format!("cannot write {}", part.display()))?,
-            );
-            let episodes = match format.as_str() {
-                "csv" => studio.export_csv(&run, &mut file)?,
-                _ => studio.export_jsonl(&run, &mut file)?,
-            };
-            file.flush()
-                .with_context(|| format!("cannot write {}", part.display()))?;
-            drop(file);
-            fs::rename(&part, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        RunsCommand::Export { run, to, format, judge } => {
+            let exported = studio.export(&run, &to, format, judge.as_deref())?;
             if as_json {
-                output::json(&json!({"run": run, "path": to, "episodes": episodes}))
+                output::json(&exported)
             } else {
-                line(&format!("{episodes} episodes to {}", to.display()))
+                line(&format!(
+                    "{} {} to {}",
+                    exported.records,
+                    format.records(),
+                    exported.path.display()
+                ))
             }
+        }
+        RunsCommand::Curve { runs, metric } => {
+            let points = studio.curve(&runs, metric.parse()?)?;
+            if as_json {
+                return output::json(&points);
+            }
+            points.iter().try_for_each(|point| {
+                let IntervalView { mean, low, high } = point.score;
+                let score = format!("{metric} {mean:.3} [{low:.3}, {high:.3}] n {}", point.n);
+                line(&format!(
+                    "N {:<4} {score}  {}  {}",
+                    point.candidates, point.run, point.name
+                ))
+            })
         }
         RunsCommand::Dump { run } => line(&studio.dump_run(&run)?),
         RunsCommand::Remove { run } => {
@@ -512,14 +526,14 @@ fn ask_json(episode: &EpisodeView) -> Value {
 
 /// The fields of `run --json` and `runs show --json`.
 fn run_json(run: &RunView) -> Value {
-    json!({"run": run.id, "name": run.name, "status": run.status, "question_set": run.question_set, "questions": run.questions,
+    json!({"run": run.id, "name": run.name, "status": run.status, "question_set": run.question_set, "questions": run.questions, "n": run.questions,
            "finished": run.finished, "failed": run.failed, "malformed_rate": run.malformed_rate, "searches_mean": run.searches_mean,
            "em": run.em, "f1": run.f1, "took_ms": run.took_ms, "config": run.settings, "error": run.error})
 }
 
 fn run_line(run: &RunView) -> String {
     let f1 = run.f1.map_or("F1 -".into(), |f1| {
-        format!("F1 {:.3} [{:.3}, {:.3}]", f1.mean, f1.low, f1.high)
+        format!("F1 {:.3} [{:.3}, {:.3}] n {}", f1.mean, f1.low, f1.high, run.questions)
     });
     format!(
         "{}  {:<8}  {}/{}  {}  {}",

@@ -63,6 +63,12 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// A run over the built-in dev questions; `options` as typed.
+fn dev_run(options: &str) -> Vec<&str> {
+    let run = "run --questions factbook-dev --corpus factbook";
+    run.split(' ').chain(options.split_whitespace()).collect()
+}
+
 const QUESTION: &str = "What is the capital of the country whose highest point is Grossglockner?";
 
 #[test]
@@ -235,6 +241,13 @@ fn set_up_repairs_a_damaged_model() {
     // The bundle's file is the same one, linked: it is replaced, not written to.
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, b"GGUF, but not for long").unwrap();
+    let ill = output(home.path(), &["doctor", "--json"]);
+    assert_eq!(ill.status.code(), Some(1));
+    let message = String::from_utf8(ill.stderr).unwrap();
+    assert!(
+        message.contains("model smollm2-135m") && message.contains("SHA-256"),
+        "{message}"
+    );
     json(home.path(), &["setup"]);
     assert_eq!(std::fs::metadata(&file).unwrap().len(), 98_362_432);
 }
@@ -242,25 +255,14 @@ fn set_up_repairs_a_damaged_model() {
 #[test]
 fn scores_are_chosen_exported_and_compared() {
     let Some(home) = home() else { return };
-    let run = |agent: &str, seed: &str| {
-        let arguments = [
-            "run",
-            "--questions",
-            "factbook-dev",
-            "--corpus",
-            "factbook",
-            "--agent",
-            agent,
-            "--limit",
-            "3",
-            "--max-tokens",
-            "12",
-            "--seed",
-            seed,
-        ];
-        json(home.path(), &arguments)["run"].as_str().unwrap().to_owned()
+    let run = |options: &str| {
+        let options = format!("--limit 3 --max-tokens 12 {options}");
+        json(home.path(), &dev_run(&options))["run"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
-    let (one, two) = (run("direct", "1"), run("rag", "2"));
+    let (one, two) = (run("--agent direct --seed 1"), run("--agent rag --seed 2"));
     let scores = json(home.path(), &["evaluate", &one, "--against", &two]);
     assert_eq!(
         (scores["n"].as_u64(), scores["against"]["n"].as_u64()),
@@ -282,33 +284,41 @@ fn scores_are_chosen_exported_and_compared() {
         Some(2)
     );
 
-    let file = home.path().join("run.csv");
-    let exported = json(
+    let curve = json(
         home.path(),
-        &["runs", "export", &one, "--to", file.to_str().unwrap(), "--as", "csv"],
+        &["runs", "curve", &format!("{one},{two}"), "--metric", "em"],
     );
-    assert_eq!(exported["episodes"], 3);
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.starts_with("question_id,question,status,answer,gold_answer,em,f1,searches,took_ms\r\n"));
+    assert_eq!(
+        (curve[1]["candidates"].as_u64(), curve[1]["n"].as_u64()),
+        (Some(1), Some(3))
+    );
+
+    let export = |format: &str| {
+        let folder = home.path().to_str().unwrap();
+        json(home.path(), &["runs", "export", &two, "--to", folder, "--as", format])
+    };
+    let csv = export("csv");
+    assert_eq!(csv["records"], 3);
+    let text = std::fs::read_to_string(csv["path"].as_str().unwrap()).unwrap();
+    assert!(
+        text.starts_with("question_id,question,kind,status,answer,gold_answer,"),
+        "{text}"
+    );
     assert_eq!(text.matches("\r\n").count(), 4, "{text}");
+    let parquet = std::fs::read(export("parquet")["path"].as_str().unwrap()).unwrap();
+    assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
+    let log = std::fs::read(export("inspect")["path"].as_str().unwrap()).unwrap();
+    let log: Value = serde_json::from_slice(&log).unwrap();
+    assert_eq!(log["samples"][2]["messages"][1]["tool_calls"][0]["function"], "search");
+    let unknown = output(home.path(), &["runs", "export", &two, "--to", "x", "--as", "xlsx"]);
+    assert_eq!(unknown.status.code(), Some(2));
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_a_run_that_goes_on() {
     let Some(home) = home() else { return };
-    let start = [
-        "run",
-        "--questions",
-        "factbook-dev",
-        "--corpus",
-        "factbook",
-        "--agent",
-        "search-o1",
-        "--limit",
-        "40",
-    ];
-    let mut child = rag_gym(home.path(), &start)
+    let mut child = rag_gym(home.path(), &dev_run("--agent search-o1 --limit 40"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -319,6 +329,17 @@ fn ctrl_c_leaves_a_run_that_goes_on() {
         std::thread::sleep(Duration::from_millis(50));
     }
     std::thread::sleep(Duration::from_millis(500));
+    // Two processes do not work on one run.
+    let run = json(home.path(), &["runs", "list"])[0]["run"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for refused in [["resume", &run].as_slice(), &["runs", "remove", &run]] {
+        let second = output(home.path(), refused);
+        assert_eq!(second.status.code(), Some(1), "{refused:?}");
+        let message = String::from_utf8(second.stderr).unwrap();
+        assert!(message.contains(&format!("process {}", child.id())), "{message}");
+    }
     let kill = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -332,7 +353,7 @@ fn ctrl_c_leaves_a_run_that_goes_on() {
 #[test]
 fn a_killed_run_resumes_to_the_same_rows() {
     let Some(prepared) = home() else { return };
-    survives(prepared.path(), "evidence", &["--limit", "2"], 50);
+    survives(prepared.path(), "evidence", "--limit 2", 50);
 }
 
 /// Judges that ask the model: their shuffles, retries and continuations are drawn again as they were.
@@ -340,36 +361,16 @@ fn a_killed_run_resumes_to_the_same_rows() {
 fn a_killed_run_with_a_model_for_judge_resumes_to_the_same_rows() {
     let Some(prepared) = home() else { return };
     for judge in ["llm:smollm2-135m", "rollout:1"] {
-        survives(prepared.path(), judge, &["--limit", "1", "--max-tokens", "24"], 4);
+        survives(prepared.path(), judge, "--limit 1 --max-tokens 24", 4);
     }
 }
 
 /// Kills at random moments, over as many runs as that takes; each run ends with the rows of a run that
 /// nobody disturbed.
-fn survives(prepared: &Path, judge: &str, options: &[&str], at_least: u32) {
-    let start = [
-        &[
-            "run",
-            "--questions",
-            "factbook-dev",
-            "--corpus",
-            "factbook",
-            "--agent",
-            "search-o1",
-            "--candidates",
-            "2",
-            "--max-steps",
-            "2",
-            "--judge",
-            judge,
-            "--seed",
-            "5",
-            "--name",
-            "kill",
-        ],
-        options,
-    ]
-    .concat();
+fn survives(prepared: &Path, judge: &str, options: &str, at_least: u32) {
+    let common = "--agent search-o1 --candidates 2 --max-steps 2 --seed 5 --name kill";
+    let options = format!("{common} --judge {judge} {options}");
+    let start = dev_run(&options);
     let rows = |home: &Path, run: &str| {
         let dump = output(home, &["runs", "dump", run]);
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
@@ -413,9 +414,9 @@ fn survives(prepared: &Path, judge: &str, options: &[&str], at_least: u32) {
 #[test]
 fn a_second_judge_reads_a_stored_run_and_the_two_are_compared() {
     let Some(home) = home() else { return };
-    let start = "run --questions factbook-dev --corpus factbook --agent react --limit 2 --candidates 3 --max-steps 2";
-    let options = "--max-tokens 24 --select random --judge evidence --seed 3";
-    let arguments: Vec<&str> = start.split(' ').chain(options.split(' ')).collect();
+    let arguments = dev_run(
+        "--agent react --limit 2 --candidates 3 --max-steps 2 --max-tokens 24 --select random --judge evidence --seed 3",
+    );
     let run = json(home.path(), &arguments);
     assert_eq!(run["config"]["select"], "random");
     let run = run["run"].as_str().unwrap();
@@ -448,6 +449,20 @@ fn a_second_judge_reads_a_stored_run_and_the_two_are_compared() {
         assert!(two.get(field).is_some(), "no `{field}` in {two}");
     }
     assert_eq!(two["states"], first["states"]);
+
+    let export = "runs export RUN --to x.jsonl --as trl-preference --judge human";
+    let export: Vec<&str> = export
+        .split(' ')
+        .map(|word| if word == "RUN" { run } else { word })
+        .collect();
+    let unjudged = output(home.path(), &export);
+    assert!(
+        String::from_utf8(unjudged.stderr)
+            .unwrap()
+            .contains("no verdicts by `human`")
+    );
+    let train = ["train", "sft", "--from", run, "--judge", "evidence", "--out", "x"];
+    assert_eq!(output(home.path(), &train).status.code(), Some(1));
 
     let unknown = output(home.path(), &["annotate", run, "--judge", "oracle"]);
     assert_eq!(unknown.status.code(), Some(2));

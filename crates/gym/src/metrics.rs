@@ -85,7 +85,8 @@ pub fn accuracy(prediction: &str, question: &Question, gold: &Gold) -> Option<f6
 }
 
 /// The option that a text names. A capital at the start of a word or sentence is no label: a label
-/// stands alone, is marked off by punctuation, or follows "answer is" or "option".
+/// stands alone, is marked off by punctuation, or follows "answer is" or "option". Several labels are no
+/// choice.
 fn option_idx(text: &str, question: &Question) -> Option<usize> {
     let text = text.trim().trim_matches(['*', '"', '\'', '`']).trim();
     if let Some(idx) = whole_option(text, question) {
@@ -99,42 +100,46 @@ fn option_idx(text: &str, question: &Question) -> Option<usize> {
             || rest.starts_with(" –");
         if marked {
             // "B. <the text of C>" names no one option.
-            let rest = rest.trim_start_matches([')', ']', '.', ':', ',', ';', '*', '-', '–', ' ']);
-            return match whole_text(rest, question) {
-                Some(other) if other != idx => None,
-                _ => Some(idx),
-            };
+            let text = rest.trim_start_matches([')', ']', '.', ':', ',', ';', '*', '-', '–', ' ']);
+            match whole_text(text, question) {
+                Some(other) if other != idx => return None,
+                None if names_another(rest, question) => {}
+                _ => return Some(idx),
+            }
         }
     }
     // The last statement counts: reasoning comes before it. ASCII lower-casing keeps byte positions.
     let lower = text.to_ascii_lowercase();
-    let mut found: Option<(usize, usize)> = None;
+    let mut found: Option<(usize, Option<usize>)> = None;
     for cue in ["answer is", "answer:", "answer", "option", "choice"] {
         for (at, _) in lower.match_indices(cue) {
             let starts_word = !lower[..at].ends_with(char::is_alphanumeric);
             let rest = text[at + cue.len()..].trim_start_matches([' ', ':', '*', '\n']);
-            let Some(idx) = starts_word.then(|| stated_option(rest, question)).flatten() else {
+            let Some(stated) = starts_word.then(|| stated_option(rest, question)).flatten() else {
                 continue;
             };
             if found.is_none_or(|(last, _)| at > last) {
-                found = Some((at, idx));
+                found = Some((at, stated));
             }
         }
     }
-    found.map(|(_, idx)| idx)
+    found.and_then(|(_, stated)| stated)
 }
 
-/// The option that the words after "answer is" or "option" name.
-fn stated_option(rest: &str, question: &Question) -> Option<usize> {
+/// The option that the words after "answer is" or "option" name; `Some(None)` if they name several.
+fn stated_option(rest: &str, question: &Question) -> Option<Option<usize>> {
     let lower = rest.to_ascii_lowercase();
     let rest = ["option ", "choice "]
         .iter()
         .find_map(|cue| lower.strip_prefix(cue))
         .map_or(rest, |tail| &rest[rest.len() - tail.len()..]);
     if let Some(idx) = whole_option(rest, question) {
-        return Some(idx);
+        return Some(Some(idx));
     }
     let (idx, after) = leading_label(rest, question)?;
+    if names_another(after, question) {
+        return Some(None);
+    }
     let label = &question.options[idx].label;
     // "A" and "I" before a word are English, not labels.
     let stands_apart = match after.chars().next() {
@@ -142,7 +147,22 @@ fn stated_option(rest: &str, question: &Question) -> Option<usize> {
         Some(' ') => rest.starts_with(['(', '[']) || !matches!(label.as_str(), "A" | "I"),
         Some(c) => matches!(c, ')' | ']' | '.' | ',' | ':' | ';' | '*' | '\n' | '!'),
     };
-    stands_apart.then_some(idx)
+    stands_apart.then_some(Some(idx))
+}
+
+/// Whether a list of labels goes on: ", C", " or C", "/C", ") and (C)".
+fn names_another(after: &str, question: &Question) -> bool {
+    let after = after.trim_start_matches([')', ']', '*', '.']);
+    let next = after.trim_start_matches([',', ';', '/', '&', '+', ' ']);
+    let words = ["and ", "or "].iter().find_map(|word| next.strip_prefix(word));
+    let Some(next) = words.or((next.len() < after.trim_start().len()).then_some(next)) else {
+        return false;
+    };
+    leading_label(next.trim_start(), question).is_some_and(|(idx, rest)| {
+        let rest = rest.trim_start_matches([')', ']', '*']);
+        let english = matches!(question.options[idx].label.as_str(), "A" | "I");
+        !(english && rest.starts_with(' ')) || [" and ", " or "].iter().any(|word| rest.starts_with(word))
+    })
 }
 
 /// A text that is nothing but a label or an option's text.

@@ -112,6 +112,10 @@ fn options_are_read_without_guessing() {
         ("Because it is benign", ""), ("A 21-year-old man has it", ""), ("A benign growth", ""), ("Depends", ""),
         ("The answer is a mystery", ""), ("The answer is A 21-year-old man", ""), ("The answer is Because", ""),
         ("Louis Armstrong is great", ""), ("", ""), ("E", ""), ("B. Benign cyst", ""), ("A-level", ""), ("Dr. Bob", ""),
+        ("B, C", ""), ("B and C", ""), ("B or C.", ""), ("(B), (C)", ""), ("B/C", ""), ("A, B and C", ""), ("B; C", ""),
+        ("The answer is B, C.", ""), ("The answer is B or C", ""), ("Answer: (B) and (C)", ""),
+        ("The answer is C. No, the answer is B and C", ""), ("B, C are wrong. The answer is C.", "C"),
+        ("C, a benign cyst", "C"), ("The answer is C, A 21-year-old scar is not", "C"), ("C. A cyst", "C"),
     ];
     for (prediction, expected) in cases {
         for label in ["A", "B", "C", "D"] {

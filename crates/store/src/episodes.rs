@@ -108,6 +108,16 @@ impl Store {
         .attempt(format!("reading the episodes of run `{run_id}`"))
     }
 
+    /// Steps, each one action, of a run's finished episodes.
+    pub fn count_finished_steps(&self, run_id: &str) -> Result<u32> {
+        let sql = "SELECT count(*) FROM step JOIN episode USING (run_id, question_id)
+                   WHERE run_id = ?1 AND status = 'finished'";
+        let count = sql::first(&self.lock(), sql, [run_id], |row| row.get(0));
+        Ok(count
+            .attempt(format!("counting the steps of run `{run_id}`"))?
+            .unwrap_or_default())
+    }
+
     /// Stores everything of `episode` but its position, which stays.
     pub fn finish_episode(&self, episode: &Episode) -> Result<()> {
         let changed = sql::execute(
@@ -221,6 +231,12 @@ mod tests {
         assert_eq!(stored[1], episodes[1]);
         assert_eq!(stored[0].status, EpisodeStatus::Failed);
         assert_eq!(stored[0].error.as_deref(), Some("out of memory"));
+        for (question, step_idx) in [("q1", 0), ("q1", 1), ("q2", 0)] {
+            store
+                .append_step("r1", &id(question), &testing::step(step_idx), 1)
+                .unwrap();
+        }
+        assert_eq!(store.count_finished_steps("r1").unwrap(), 2);
         assert!(matches!(
             store.fail_episode("r1", &id("q9"), ""),
             Err(Error::NotFound { .. })

@@ -5,8 +5,9 @@ use std::time::Instant;
 use gym::{EngineError, Event, Findings, Gold, Hit, LabelledQuestion, Observer, Question, QuestionId, Seed, Step};
 
 use crate::judges::StoredFindings;
+use crate::results::finished_episode;
 use crate::view::{AskEvent, AskRequest, EpisodeView};
-use crate::{Cancel, Result, Studio, StudioError, engines, run, show};
+use crate::{Cancel, Result, Studio, StudioError, engines, show};
 
 /// Stores an episode's steps as they are finished, and passes its events on.
 pub(crate) struct Recorder<'a> {
@@ -231,7 +232,7 @@ impl Studio {
         )?;
         let took_ms = started.elapsed().as_millis() as u64;
         self.store()
-            .finish_episode(&run::finished_episode(run, labelled, &steps, took_ms))?;
+            .finish_episode(&finished_episode(run, labelled, &steps, took_ms))?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use lm::endpoint::{Endpoint, Settings, Timeouts, probe};
 use sha2::{Digest, Sha256};
 
 use crate::library::{check_name, known};
-use crate::{Cancel, Result, Studio, StudioError, lock};
+use crate::{Cancel, Result, Studio, StudioError};
 
 pub(crate) const KIND: &str = "endpoint";
 
@@ -64,7 +64,7 @@ impl Studio {
             parameters,
             adapter_of: None,
         })?;
-        lock(&self.inner.endpoints).remove(name);
+        self.forget_loaded(name)?;
         Ok(AddedEndpoint { settings, notes })
     }
 

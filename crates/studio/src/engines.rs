@@ -108,7 +108,7 @@ impl Studio {
             *judge = spec.to_string();
         }
         if let Some(model) = &settings.reward_model {
-            self.reward_model(model, &settings)?;
+            self.reward_row(model)?;
         }
         let rewards = settings.judge.is_some() || settings.reward_model.is_some();
         let selection: Selection = match &settings.select {
@@ -203,6 +203,18 @@ impl Studio {
         });
         // Whoever was first counts: prompts are cached by model.
         Ok(lock(&self.inner.models).entry(name.into()).or_insert(model).clone())
+    }
+
+    /// Drops what is loaded under a name, and the adapters on it: its files are others now, or gone.
+    pub(crate) fn forget_loaded(&self, name: &str) -> Result<()> {
+        let models = self.store().models()?.into_iter();
+        let adapters = models.filter(|model| model.adapter_of.as_deref() == Some(name));
+        for name in adapters.map(|model| model.name).chain([name.to_owned()]) {
+            lock(&self.inner.models).remove(&name);
+            lock(&self.inner.rewarders).remove(&name);
+            lock(&self.inner.endpoints).remove(&name);
+        }
+        Ok(())
     }
 
     /// The stored question with this text, if a set over this corpus has one: then its gold is known.

@@ -16,8 +16,8 @@ pub enum StudioError {
     },
     #[error("{0}")]
     Invalid(String),
-    #[error("run `{0}` is at work in this process already")]
-    Busy(String),
+    #[error("run `{run}` is at work in {whom}")]
+    Busy { run: String, whom: String },
     #[error("cannot {action} {path}: {source}")]
     File {
         action: &'static str,
@@ -68,13 +68,32 @@ impl From<retrieval::RetrievalError> for StudioError {
 }
 
 impl StudioError {
+    pub(crate) fn busy_here(run: &str) -> StudioError {
+        StudioError::Busy {
+            run: run.into(),
+            whom: "this process already".into(),
+        }
+    }
+
+    /// `process`: its number, if known.
+    pub(crate) fn busy_elsewhere(run: &str, process: &str) -> StudioError {
+        let process = match process {
+            "" => String::new(),
+            number => format!(" (process {number})"),
+        };
+        StudioError::Busy {
+            run: run.into(),
+            whom: format!("another process{process}: wait until that ends, or stop it with Ctrl-C there"),
+        }
+    }
+
     /// What a host branches on; messages are for people only.
     pub fn code(&self) -> &'static str {
         match self {
             StudioError::Cancelled => "cancelled",
             StudioError::NotFound { .. } => "not_found",
             StudioError::Invalid(_) => "invalid",
-            StudioError::Busy(_) => "busy",
+            StudioError::Busy { .. } => "busy",
             StudioError::File { .. } => "file",
             StudioError::Setup(_) => "setup",
             StudioError::Store(_) => "store",

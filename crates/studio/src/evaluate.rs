@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use gym::Seed;
 use gym::statistics::{Interval, PairedTest, bootstrap_mean, paired_difference};
+use gym::{GuidedEpisode, GuidedState, Seed, Step, Termination};
 use serde::Serialize;
 use store::EpisodeStatus;
 
@@ -55,6 +55,15 @@ impl Metric {
             _ => Some(value.unwrap_or(0.0)),
         }
     }
+
+    /// The mean over all questions asked; `None` where no question of a run has the metric.
+    pub(crate) fn interval(self, episodes: &[store::Episode], resamples: usize) -> Option<Interval> {
+        if !has(self, episodes) {
+            return None;
+        }
+        let values: Vec<f64> = episodes.iter().filter_map(|episode| self.of(episode)).collect();
+        bootstrap_mean(&values, resamples, SEED)
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -98,11 +107,7 @@ impl Studio {
             return Err(StudioError::Invalid(format!("run `{run}` has no questions")));
         }
         let wanted = |metric| only.is_none_or(|only| only == metric);
-        let has = |metric: Metric| {
-            let known = |episode: &store::Episode| finished(episode) && metric.of(episode).is_some();
-            let asked_only = matches!(metric, Metric::Em | Metric::F1);
-            wanted(metric) && (episodes.iter().any(known) || asked_only && !episodes.iter().all(finished))
-        };
+        let has = |metric: Metric| wanted(metric) && has(metric, &episodes);
         if let Some(only) = only
             && !has(only)
         {
@@ -110,10 +115,7 @@ impl Studio {
                 "run `{run}` has no such metric: accuracy needs answer options, evidence-recall gold titles"
             )));
         }
-        let interval = |metric: Metric| {
-            let values: Vec<f64> = episodes.iter().filter_map(|episode| metric.of(episode)).collect();
-            has(metric).then(|| bootstrap_mean(&values, RESAMPLES, SEED))?
-        };
+        let interval = |metric: Metric| wanted(metric).then(|| metric.interval(&episodes, RESAMPLES)).flatten();
         let against = match against {
             None => None,
             Some(other) => {
@@ -166,11 +168,58 @@ impl Studio {
             evidence_recall: interval(Metric::EvidenceRecall),
             searches_mean: episodes.iter().map(|episode| f64::from(episode.searches)).sum::<f64>()
                 / episodes.len() as f64,
-            malformed_rate: crate::run::malformed_rate(episodes.iter()),
+            malformed_rate: self.malformed_rate(run, &episodes)?,
             monitors: self.monitors(run, &episodes)?,
             against,
         })
     }
+
+    /// Malformed actions over all actions of finished episodes: each of their steps is one.
+    pub(crate) fn malformed_rate(&self, run: &str, episodes: &[store::Episode]) -> Result<f64> {
+        let malformed: u32 = episodes.iter().map(|episode| episode.malformed_steps).sum();
+        let actions = self.store().count_finished_steps(run)?;
+        Ok(f64::from(malformed) / f64::from(actions.max(1)))
+    }
+
+    /// Signs that the run's reward is being gamed; `None` for runs without rewards.
+    fn monitors(&self, run: &str, episodes: &[store::Episode]) -> Result<Option<gym::Monitors>> {
+        let mut guided = Vec::new();
+        for episode in episodes.iter().filter(|episode| finished(episode)) {
+            let Some(outcome) = episode.accuracy.or(episode.f1) else {
+                continue;
+            };
+            let steps = self.store().steps(run, &episode.question_id)?;
+            guided.push(GuidedEpisode {
+                outcome,
+                evidence_recall: episode.evidence_recall,
+                answered: episode.termination == Some(Termination::Answered),
+                states: steps.iter().filter_map(guided_state).collect(),
+            });
+        }
+        Ok(gym::monitors(&guided))
+    }
+}
+
+fn guided_state(step: &Step) -> Option<GuidedState> {
+    let well_formed = step
+        .candidates
+        .iter()
+        .filter(|candidate| !candidate.action.is_malformed());
+    let (rewards, lengths) = well_formed
+        .filter_map(|candidate| Some((candidate.reward?, candidate.text.len() as f64)))
+        .unzip();
+    Some(GuidedState {
+        chosen_reward: step.candidates[step.chosen].reward?,
+        rewards,
+        lengths,
+    })
+}
+
+/// Whether a run has a metric. Exact match and F1 are of every question, so a run without answers yet has them.
+fn has(metric: Metric, episodes: &[store::Episode]) -> bool {
+    let known = |episode: &store::Episode| finished(episode) && metric.of(episode).is_some();
+    let asked_only = matches!(metric, Metric::Em | Metric::F1);
+    episodes.iter().any(known) || asked_only && !episodes.iter().all(finished)
 }
 
 fn finished(episode: &store::Episode) -> bool {

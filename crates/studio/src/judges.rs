@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use gym::judge::{judging_seed, step_seed};
 use gym::{
-    Agent, Agreement, EvidenceJudge, GuidedEpisode, GuidedState, Hit, Judge, JudgedState, LlmJudge, Outcome,
-    PromptStyle, QuestionId, RewardModel, RolloutJudge, Seed, Step, Termination, Visit, state_after,
+    Agreement, EvidenceJudge, Hit, Judge, JudgedState, LlmJudge, Outcome, QuestionId, RolloutJudge, Seed, Visit,
+    state_after,
 };
 use serde::Serialize;
 use store::RUN_JUDGE;
 
-use crate::engines::{parse, style_of};
+use crate::engines::style_of;
+use crate::rewards::reward_id;
 use crate::view::{AgentSettings, Progress};
 use crate::{Cancel, Result, Studio, StudioError, run};
 
@@ -40,8 +41,12 @@ impl FromStr for JudgeSpec {
 
     fn from_str(text: &str) -> Result<JudgeSpec> {
         let unknown = || {
+            let by_hand = match text {
+                "human" => "; a person judges in the window, under Annotate",
+                _ => "",
+            };
             StudioError::Invalid(format!(
-                "there is no judge `{text}`: write evidence, llm:MODEL, rollout:M or rollout:M:em with M from 1"
+                "no judge `{text}` can be called: write evidence, llm:MODEL, rollout:M or rollout:M:em with M from 1{by_hand}"
             ))
         };
         match text.split_once(':') {
@@ -136,6 +141,8 @@ pub struct Annotation {
 
 /// A state's rewards by judge; `None` where the judge abstained.
 type Verdicts = BTreeMap<String, Option<Vec<f64>>>;
+/// A question and the index of a step.
+type StateId = (QuestionId, u32);
 
 /// How far two judges agree on a run's states.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -183,25 +190,12 @@ impl Studio {
     /// Who will give the rewards of a run with these settings, by name and version.
     pub(crate) fn chooser(&self, settings: &AgentSettings) -> Result<Option<String>> {
         if let Some(model) = &settings.reward_model {
-            return Ok(Some(self.reward_model(model, settings)?.id().to_owned()));
+            return Ok(Some(reward_id(&self.reward_row(model)?)));
         }
         match &settings.judge {
             Some(judge) => Ok(Some(self.judge(&judge.parse()?, settings)?.id().to_owned())),
             None => Ok(None),
         }
-    }
-
-    /// A registered model of kind `reward`, to score what this agent does.
-    pub(crate) fn reward_model(&self, name: &str, settings: &AgentSettings) -> Result<Arc<dyn RewardModel>> {
-        let row = self.model_row(name)?;
-        if row.kind != "reward" {
-            return Err(StudioError::Invalid(format!(
-                "model `{name}` is of kind `{}`: a reward model is needed",
-                row.kind
-            )));
-        }
-        let style: PromptStyle = parse(settings.prompt.as_deref().unwrap_or("compact"))?;
-        self.open_reward_model(&row, Agent::new(parse(&settings.agent)?, style))
     }
 
     /// Judges the stored steps of a run without sampling anything anew. Stopped at any instant, it goes on
@@ -277,31 +271,16 @@ impl Studio {
     /// Compares two judges' verdicts on the well-formed candidates of a run's states. A judge is named as in
     /// `annotate`, or by its full id; a reward model by its name.
     pub fn agreement(&self, run: &str, a: &str, b: &str) -> Result<JudgeAgreement> {
-        let row = self.run_row(run)?;
-        let own = run::chooser_of(&row)?;
-        let mut states: Vec<(QuestionId, Step, Verdicts)> = Vec::new();
+        let mut verdicts = self.verdicts_of(run)?;
+        let known: BTreeSet<String> = verdicts.values().flat_map(|found| found.keys().cloned()).collect();
+        let (a, b) = (find_judge(a, run, &known)?, find_judge(b, run, &known)?);
+        let mut judged: Vec<JudgedState> = Vec::new();
         for episode in self.store().episodes(run)? {
             let question = episode.question_id;
-            let mut by_step: BTreeMap<u32, Verdicts> = BTreeMap::new();
-            for stored in self.store().verdicts(run, &question)? {
-                let judge_id = match (stored.judge_id.as_str(), &own) {
-                    (RUN_JUDGE, Some(own)) => own.clone(),
-                    _ => stored.judge_id,
-                };
-                let verdicts = by_step.entry(stored.step_idx).or_default();
-                verdicts.insert(judge_id, stored.verdict.rewards);
-            }
             for step in self.store().steps(run, &question)? {
-                if let Some(verdicts) = by_step.remove(&step.step_idx) {
-                    states.push((question.clone(), step, verdicts));
-                }
-            }
-        }
-        let known: BTreeSet<&String> = states.iter().flat_map(|(_, _, verdicts)| verdicts.keys()).collect();
-        let (a, b) = (find_judge(a, run, &known)?, find_judge(b, run, &known)?);
-        let judged: Vec<JudgedState> = states
-            .iter()
-            .filter_map(|(question, step, verdicts)| {
+                let Some(found) = verdicts.remove(&(question.clone(), step.step_idx)) else {
+                    continue;
+                };
                 let well_formed = |rewards: &Vec<f64>| {
                     let candidates = step.candidates.iter().zip(rewards);
                     candidates
@@ -309,13 +288,15 @@ impl Studio {
                         .map(|(_, &reward)| reward)
                         .collect()
                 };
-                Some(JudgedState {
-                    question: question.clone(),
-                    a: verdicts.get(&a)?.as_ref().map(well_formed),
-                    b: verdicts.get(&b)?.as_ref().map(well_formed),
-                })
-            })
-            .collect();
+                if let (Some(a), Some(b)) = (found.get(&a), found.get(&b)) {
+                    judged.push(JudgedState {
+                        question: question.clone(),
+                        a: a.as_ref().map(well_formed),
+                        b: b.as_ref().map(well_formed),
+                    });
+                }
+            }
+        }
         Ok(JudgeAgreement {
             run: run.into(),
             agreement: gym::agreement(&judged, SEED),
@@ -324,50 +305,44 @@ impl Studio {
         })
     }
 
-    /// Signs that the run's reward is being gamed; `None` for runs without rewards.
-    pub(crate) fn monitors(&self, run: &str, episodes: &[store::Episode]) -> Result<Option<gym::Monitors>> {
-        let mut guided = Vec::new();
-        for episode in episodes
-            .iter()
-            .filter(|episode| episode.status == store::EpisodeStatus::Finished)
-        {
-            let Some(outcome) = episode.accuracy.or(episode.f1) else {
-                continue;
-            };
-            let steps = self.store().steps(run, &episode.question_id)?;
-            guided.push(GuidedEpisode {
-                outcome,
-                evidence_recall: episode.evidence_recall,
-                answered: episode.termination == Some(Termination::Answered),
-                states: steps.iter().filter_map(guided_state).collect(),
-            });
+    /// A judge's rewards for the candidates of a run's states; states that it has not judged are absent.
+    pub(crate) fn rewards_by(&self, run: &str, judge: &str) -> Result<BTreeMap<StateId, Vec<f64>>> {
+        let verdicts = self.verdicts_of(run)?;
+        let known: BTreeSet<String> = verdicts.values().flat_map(|found| found.keys().cloned()).collect();
+        let judge = find_judge(judge, run, &known)?;
+        let rewards = verdicts.into_iter().filter_map(|(state, mut found)| {
+            let rewards = found.remove(&judge)??;
+            Some((state, rewards))
+        });
+        Ok(rewards.collect())
+    }
+
+    /// All verdicts on a run's states; the run's own judge goes by its id where that is known.
+    fn verdicts_of(&self, run: &str) -> Result<BTreeMap<StateId, Verdicts>> {
+        let own = run::chooser_of(&self.run_row(run)?)?;
+        let mut all: BTreeMap<StateId, Verdicts> = BTreeMap::new();
+        for episode in self.store().episodes(run)? {
+            for stored in self.store().verdicts(run, &episode.question_id)? {
+                let judge_id = match (stored.judge_id.as_str(), &own) {
+                    (RUN_JUDGE, Some(own)) => own.clone(),
+                    _ => stored.judge_id,
+                };
+                all.entry((episode.question_id.clone(), stored.step_idx))
+                    .or_default()
+                    .insert(judge_id, stored.verdict.rewards);
+            }
         }
-        Ok(gym::monitors(&guided))
+        Ok(all)
     }
 }
 
-fn guided_state(step: &Step) -> Option<GuidedState> {
-    let well_formed = step
-        .candidates
-        .iter()
-        .filter(|candidate| !candidate.action.is_malformed());
-    let (rewards, lengths) = well_formed
-        .filter_map(|candidate| Some((candidate.reward?, candidate.text.len() as f64)))
-        .unzip();
-    Some(GuidedState {
-        chosen_reward: step.candidates[step.chosen].reward?,
-        rewards,
-        lengths,
-    })
-}
-
 /// The one judge of a run that a name means.
-fn find_judge(name: &str, run: &str, known: &BTreeSet<&String>) -> Result<String> {
+fn find_judge(name: &str, run: &str, known: &BTreeSet<String>) -> Result<String> {
     let name = name
         .parse::<JudgeSpec>()
         .map_or(name.to_owned(), |spec| spec.to_string());
-    let means = |id: &&&String| **id == &name || id.split('#').next() == Some(name.as_str());
-    let found: Vec<&&String> = known.iter().filter(means).collect();
+    let means = |id: &&String| **id == name || id.split('#').next() == Some(name.as_str());
+    let found: Vec<&String> = known.iter().filter(means).collect();
     match found[..] {
         [id] => Ok(id.to_string()),
         [] => {
@@ -390,6 +365,8 @@ fn find_judge(name: &str, run: &str, known: &BTreeSet<&String>) -> Result<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, RUN};
+    use gym::Verdict;
 
     #[test]
     fn judges_are_written_as_they_are_read() {
@@ -416,7 +393,7 @@ mod tests {
     #[test]
     fn a_judge_is_found_by_name_or_by_id_and_never_guessed() {
         let ids = ["evidence#1", "evidence#2", "llm:m#1-compact-ab"].map(str::to_owned);
-        let known: BTreeSet<&String> = ids.iter().collect();
+        let known: BTreeSet<String> = ids.iter().cloned().collect();
         assert_eq!(find_judge("llm:m", "r", &known).unwrap(), ids[2]);
         assert_eq!(find_judge("evidence#1", "r", &known).unwrap(), ids[0]);
         assert!(
@@ -430,6 +407,38 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("annotate r")
+        );
+    }
+
+    /// A person's verdicts, as the window stores them.
+    #[test]
+    fn a_persons_verdicts_are_a_judges() {
+        let (_dir, studio) = testing::judged_run();
+        let missing = studio.agreement(RUN, "human", "evidence").unwrap_err().to_string();
+        assert!(missing.contains("only by: evidence#2"), "{missing}");
+        let judged = |question: &str, rewards: Option<Vec<f64>>| {
+            let verdict = Verdict {
+                rewards,
+                rationale: None,
+            };
+            let store = studio.store();
+            store
+                .add_verdict(RUN, &testing::id(question), 0, "human", &verdict, 900)
+                .unwrap();
+        };
+        judged("q1", Some(vec![0.5, 1.0]));
+        let against = studio.agreement(RUN, "human", "evidence").unwrap();
+        assert_eq!((against.a.as_str(), against.b.as_str()), ("human", "evidence#2"));
+        let tau = against.agreement.kendall_tau.unwrap();
+        assert_eq!((against.agreement.states, tau.value), (1, -1.0));
+        // Who skips a state abstains.
+        judged("q2", None);
+        let against = studio.agreement(RUN, "human", "evidence").unwrap();
+        assert_eq!((against.agreement.states, against.agreement.abstained_a), (2, 1));
+        let rewards = studio.rewards_by(RUN, "human").unwrap();
+        assert_eq!(
+            rewards.into_iter().collect::<Vec<_>>(),
+            [((testing::id("q1"), 0), vec![0.5, 1.0])]
         );
     }
 }

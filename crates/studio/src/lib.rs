@@ -7,21 +7,28 @@ mod ask;
 pub mod bench;
 mod bench_retrieve;
 mod bench_train;
+mod claim;
 mod clock;
 pub mod compare;
+pub mod curve;
 pub mod doctor;
 mod endpoints;
 mod engines;
 mod error;
 mod evaluate;
 mod export;
+mod inspect;
 mod judges;
 mod library;
 pub mod preview;
+mod results;
 mod rewards;
 mod run;
 mod setup;
 mod show;
+mod table;
+#[cfg(test)]
+mod testing;
 mod train;
 pub mod view;
 
@@ -34,6 +41,7 @@ pub use bench_train::TrainBench;
 pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
+pub use export::{Exported, Format};
 pub use gym::Cancel;
 pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
@@ -53,6 +61,7 @@ struct Inner {
     store: store::Store,
     /// Loaded models, connected endpoints and open indexes, by name.
     models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
+    rewarders: Mutex<HashMap<String, Arc<training::rewarder::Rewarder>>>,
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
@@ -77,6 +86,7 @@ impl Studio {
                 home,
                 store,
                 models: Mutex::default(),
+                rewarders: Mutex::default(),
                 endpoints: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),

@@ -1,6 +1,6 @@
 //! Corpora, question sets and models of a home: import, list, show, search, remove.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -141,16 +141,15 @@ impl Studio {
             adapter_of: None,
         };
         self.store().put_model(&model)?;
-        lock(&self.inner.models).remove(name);
+        self.forget_loaded(name)?;
         self.model(name)
     }
 
     /// Forgets a model. Its file or folder goes too if it lies in the home, where set-up or training wrote it.
     pub fn remove_model(&self, name: &str) -> Result<()> {
-        let path = std::path::PathBuf::from(self.model_row(name)?.path);
+        let path = PathBuf::from(self.model_row(name)?.path);
         self.store().remove_model(name)?;
-        lock(&self.inner.models).remove(name);
-        lock(&self.inner.endpoints).remove(name);
+        self.forget_loaded(name)?;
         if path.starts_with(self.home().join("models")) {
             let removed = match path.is_dir() {
                 true => std::fs::remove_dir_all(&path),
@@ -334,7 +333,7 @@ impl Studio {
         })
     }
 
-    fn index_dir(&self, name: &str) -> std::path::PathBuf {
+    fn index_dir(&self, name: &str) -> PathBuf {
         self.home().join("indexes").join(name)
     }
 
@@ -400,18 +399,20 @@ fn memory_need(file_bytes: f64) -> f64 {
     }
 }
 
+/// The file that a model's hash is of; an adapter is a folder.
+pub(crate) fn weights_of(model: &store::Model) -> PathBuf {
+    let path = PathBuf::from(&model.path);
+    match model.adapter_of {
+        Some(_) => path.join("adapter_model.safetensors"),
+        None => path,
+    }
+}
+
 fn model_view(mut model: store::Model) -> ModelView {
     if let Ok(Some(settings)) = endpoints::settings(&model) {
         model.path = settings.url;
     }
-    // An adapter is a folder.
-    let weights = Path::new(&model.path).join("adapter_model.safetensors");
-    let file = if model.adapter_of.is_some() {
-        &weights
-    } else {
-        Path::new(&model.path)
-    };
-    let file_bytes = std::fs::metadata(file).map_or(0.0, |meta| meta.len() as f64);
+    let file_bytes = std::fs::metadata(weights_of(&model)).map_or(0.0, |meta| meta.len() as f64);
     ModelView {
         name: model.name,
         kind: model.kind,

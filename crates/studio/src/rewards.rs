@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use gym::{Agent, Candidate, EngineError, RewardModel, State};
+use gym::{Agent, Candidate, EngineError, PromptStyle, RewardModel, State};
 use training::lesson::Completion;
 use training::rewarder::Rewarder;
 
-use crate::{Result, Studio, StudioError};
+use crate::engines::parse;
+use crate::view::AgentSettings;
+use crate::{Result, Studio, StudioError, lock};
 
 /// Raise it when the same files reward otherwise than before.
 const VERSION: u32 = 1;
@@ -16,7 +18,7 @@ const VERSION: u32 = 1;
 struct TrainedReward {
     id: String,
     agent: Agent,
-    rewarder: Rewarder,
+    rewarder: Arc<Rewarder>,
 }
 
 impl RewardModel for TrainedReward {
@@ -42,21 +44,51 @@ impl RewardModel for TrainedReward {
     }
 }
 
+/// Name, version and file of a reward model: what a run keeps of it.
+pub(crate) fn reward_id(row: &store::Model) -> String {
+    let file = row.sha256.get(..8).unwrap_or(&row.sha256);
+    format!("{}#{VERSION}-{file}", row.name)
+}
+
 impl Studio {
-    /// Reads a reward model from its files, for episodes of `agent`.
-    pub(crate) fn open_reward_model(&self, row: &store::Model, agent: Agent) -> Result<Arc<dyn RewardModel>> {
-        let (root, adapter) = self.root_of(&row.name)?;
+    /// The row of a model that gives rewards.
+    pub(crate) fn reward_row(&self, name: &str) -> Result<store::Model> {
+        let row = self.model_row(name)?;
+        if row.kind != "reward" {
+            return Err(StudioError::Invalid(format!(
+                "model `{name}` is of kind `{}`: a reward model is needed",
+                row.kind
+            )));
+        }
+        Ok(row)
+    }
+
+    /// A registered reward model, to score what the agent of these settings does.
+    pub(crate) fn reward_model(&self, name: &str, settings: &AgentSettings) -> Result<Arc<dyn RewardModel>> {
+        let row = self.reward_row(name)?;
+        let style: PromptStyle = parse(settings.prompt.as_deref().unwrap_or("compact"))?;
+        Ok(Arc::new(TrainedReward {
+            id: reward_id(&row),
+            agent: Agent::new(parse(&settings.agent)?, style),
+            rewarder: self.rewarder(name)?,
+        }))
+    }
+
+    /// Read from its files once.
+    fn rewarder(&self, name: &str) -> Result<Arc<Rewarder>> {
+        if let Some(rewarder) = lock(&self.inner.rewarders).get(name) {
+            return Ok(rewarder.clone());
+        }
+        let (root, adapter) = self.root_of(name)?;
         let adapter = adapter.ok_or_else(|| {
             StudioError::Invalid(format!(
-                "reward model `{}` has no base: train one with `rag-gym train prm`",
-                row.name
+                "reward model `{name}` has no base: train one with `rag-gym train prm`"
             ))
         })?;
-        let file = row.sha256.get(..8).unwrap_or(&row.sha256);
-        Ok(Arc::new(TrainedReward {
-            id: format!("{}#{VERSION}-{file}", row.name),
-            agent,
-            rewarder: Rewarder::open(Path::new(&root.path), &adapter)?,
-        }))
+        let rewarder = Arc::new(Rewarder::open(Path::new(&root.path), &adapter)?);
+        Ok(lock(&self.inner.rewarders)
+            .entry(name.into())
+            .or_insert(rewarder)
+            .clone())
     }
 }

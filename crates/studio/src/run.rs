@@ -5,13 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use gym::{LabelledQuestion, QuestionId, Seed, Step, metrics, outcome};
+use gym::{LabelledQuestion, QuestionId, Seed};
 use serde::{Deserialize, Serialize};
 use store::EpisodeStatus;
 
+use crate::claim::Claim;
 use crate::library::known;
-use crate::view::{AgentSettings, EpisodeRow, EpisodeView, IntervalView, JobView, RunRequest, RunView};
-use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, show};
+use crate::view::{AgentSettings, JobView, RunRequest};
+use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock};
 
 /// Which questions of a set a run takes, and how many at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub(crate) struct Job {
     pub done_before: u32,
     pub done: u32,
     pub total: u32,
+    /// Keeps other processes off the run.
+    _claim: Claim,
 }
 
 /// What a run row keeps beside its columns.
@@ -175,8 +178,9 @@ impl Studio {
             .count() as u32;
         let mut jobs = lock(&self.inner.jobs);
         if jobs.contains_key(run) {
-            return Err(StudioError::Busy(run.into()));
+            return Err(StudioError::busy_here(run));
         }
+        let claim = self.claim(run)?;
         let cancel = Cancel::default();
         jobs.insert(
             run.into(),
@@ -187,6 +191,7 @@ impl Studio {
                 done_before: done,
                 done,
                 total: episodes.len() as u32,
+                _claim: claim,
             },
         );
         Ok(cancel)
@@ -336,155 +341,15 @@ impl Studio {
         })
     }
 
-    /// Newest first.
-    pub fn runs(&self) -> Result<Vec<RunView>> {
-        let mut runs: Vec<RunView> = self
-            .store()
-            .runs()?
-            .into_iter()
-            .map(|row| self.view_of(row))
-            .collect::<Result<_>>()?;
-        runs.sort_by(|a, b| (&b.created_at, &b.id).cmp(&(&a.created_at, &a.id)));
-        Ok(runs)
-    }
-
-    pub fn run_view(&self, run: &str) -> Result<RunView> {
-        self.view_of(self.run_row(run)?)
-    }
-
-    /// A finished run's scores are computed once: a table of hundreds of runs is asked for often.
-    fn view_of(&self, row: store::Run) -> Result<RunView> {
-        let settled = row.status == store::RunStatus::Finished;
-        if settled
-            && let Some(view) = lock(&self.inner.finished_runs).get(&row.id)
-            && view.took_ms == row.took_ms as f64
-        {
-            return Ok(view.clone());
-        }
-        let view = self.score(row)?;
-        if settled && view.finished + view.failed == view.questions {
-            lock(&self.inner.finished_runs).insert(view.id.clone(), view.clone());
-        }
-        Ok(view)
-    }
-
-    fn score(&self, row: store::Run) -> Result<RunView> {
-        let settings = settings_of(&row)?;
-        let episodes = self.store().episodes(&row.id)?;
-        let finished: Vec<_> = episodes
-            .iter()
-            .filter(|episode| episode.status == EpisodeStatus::Finished)
-            .collect();
-        let mean = |values: Vec<f64>| {
-            let interval = gym::statistics::bootstrap_mean(&values, 1000, Seed(0))?;
-            Some(IntervalView {
-                mean: interval.mean,
-                low: interval.low,
-                high: interval.high,
-            })
-        };
-        let count = finished.len().max(1) as f64;
-        // A job of this process is running; a row that says so without one was left by a killed process.
-        let running = lock(&self.inner.jobs).contains_key(&row.id);
-        let status = match row.status {
-            store::RunStatus::Running if !running && row.question_set.is_some() => store::RunStatus::Stopped,
-            status => status,
-        };
-        Ok(RunView {
-            status: name_of(&status),
-            questions: episodes.len() as u32,
-            finished: finished.len() as u32,
-            failed: episodes
-                .iter()
-                .filter(|episode| episode.status == EpisodeStatus::Failed)
-                .count() as u32,
-            em: mean(finished.iter().filter_map(|episode| episode.em).collect()),
-            f1: mean(finished.iter().filter_map(|episode| episode.f1).collect()),
-            searches_mean: finished.iter().map(|episode| f64::from(episode.searches)).sum::<f64>() / count,
-            malformed_rate: malformed_rate(finished.iter().copied()),
-            took_ms: row.took_ms as f64,
-            id: row.id,
-            name: row.name,
-            question_set: row.question_set,
-            settings,
-            created_at: row.created_at,
-            error: row.error,
-        })
-    }
-
     pub fn remove_run(&self, run: &str) -> Result<()> {
         self.run_row(run)?;
         if lock(&self.inner.jobs).contains_key(run) {
-            return Err(StudioError::Busy(run.into()));
+            return Err(StudioError::busy_here(run));
         }
+        let claim = self.claim(run)?;
         self.store().remove_run(run)?;
+        claim.remove();
         Ok(())
-    }
-
-    pub fn episodes(&self, run: &str) -> Result<Vec<EpisodeRow>> {
-        let row = self.run_row(run)?;
-        self.store()
-            .episodes(run)?
-            .into_iter()
-            .map(|episode| {
-                let labelled = self.episode_question(&row, &episode.question_id)?;
-                Ok(EpisodeRow {
-                    question_id: episode.question_id.0,
-                    question: labelled.question.text,
-                    status: name_of(&episode.status),
-                    answer: episode.answer,
-                    gold_answer: labelled.gold.answers.first().cloned().unwrap_or_default(),
-                    em: episode.em,
-                    f1: episode.f1,
-                    searches: episode.searches,
-                    took_ms: episode.took_ms as f64,
-                })
-            })
-            .collect()
-    }
-
-    pub fn episode(&self, run: &str, question_id: &str) -> Result<EpisodeView> {
-        let row = self.run_row(run)?;
-        let id = QuestionId(question_id.into());
-        let labelled = self.episode_question(&row, &id)?;
-        let episode = self
-            .store()
-            .episodes(run)?
-            .into_iter()
-            .find(|episode| episode.question_id == id)
-            .ok_or_else(|| StudioError::NotFound {
-                kind: "question",
-                name: question_id.into(),
-                hint: format!(" in run `{run}`"),
-            })?;
-        let steps = self.store().steps(run, &id)?;
-        let judge = match chooser_of(&row)? {
-            Some(chooser) => Some(chooser),
-            None => settings_of(&row)?.judge,
-        };
-        Ok(EpisodeView {
-            run: run.into(),
-            question_id: question_id.into(),
-            question: labelled.question.text,
-            options: labelled
-                .question
-                .options
-                .iter()
-                .map(|option| format!("{}. {}", option.label, option.text))
-                .collect(),
-            gold: show::gold(&labelled.gold),
-            status: name_of(&episode.status),
-            answer: episode.answer,
-            termination: episode.termination.map(|termination| name_of(&termination)),
-            em: episode.em,
-            f1: episode.f1,
-            steps: steps
-                .iter()
-                .map(|step| show::step(step, judge.as_deref(), &labelled.gold))
-                .collect(),
-            tokens: show::tokens(total_usage(&steps)),
-            took_ms: episode.took_ms as f64,
-        })
     }
 
     /// Brings the runs, sets and corpora of another home into this one.
@@ -502,64 +367,6 @@ impl Studio {
         Ok(report)
     }
 
-    /// One JSON value a line: every finished episode with its steps.
-    pub fn export_jsonl(&self, run: &str, out: &mut dyn std::io::Write) -> Result<u32> {
-        let mut written = 0;
-        for row in self.episodes(run)? {
-            if row.status == "finished" {
-                let line =
-                    serde_json::to_string(&self.episode(run, &row.question_id)?).expect("the episode is plain data");
-                writeln!(out, "{line}").map_err(|source| StudioError::File {
-                    action: "write",
-                    path: "the export".into(),
-                    source,
-                })?;
-                written += 1;
-            }
-        }
-        Ok(written)
-    }
-
-    /// A line of cells for every question asked, under a header line (RFC 4180).
-    pub fn export_csv(&self, run: &str, out: &mut dyn std::io::Write) -> Result<u32> {
-        let header = [
-            "question_id",
-            "question",
-            "status",
-            "answer",
-            "gold_answer",
-            "em",
-            "f1",
-            "searches",
-            "took_ms",
-        ];
-        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
-        let rows = self.episodes(run)?.into_iter().map(|row| {
-            [
-                row.question_id,
-                row.question,
-                row.status,
-                row.answer.unwrap_or_default(),
-                row.gold_answer,
-                number(row.em),
-                number(row.f1),
-                row.searches.to_string(),
-                row.took_ms.to_string(),
-            ]
-        });
-        let mut written = 0;
-        for cells in std::iter::once(header.map(String::from)).chain(rows) {
-            let line: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
-            write!(out, "{}\r\n", line.join(",")).map_err(|source| StudioError::File {
-                action: "write",
-                path: "the export".into(),
-                source,
-            })?;
-            written += 1;
-        }
-        Ok(written - 1)
-    }
-
     /// All rows of a run as text, without times: equal for equal work.
     pub fn dump_run(&self, run: &str) -> Result<String> {
         Ok(self.store().dump_run(run)?)
@@ -569,15 +376,6 @@ impl Studio {
     pub fn integrity(&self) -> Result<String> {
         self.store().integrity_check()?;
         Ok("ok".into())
-    }
-}
-
-/// A cell, in quotes where it holds what would end it.
-fn csv_cell(text: &str) -> String {
-    if text.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.into()
     }
 }
 
@@ -610,85 +408,5 @@ fn job_view(run: &str, job: &Job) -> JobView {
         total: job.total,
         elapsed_ms,
         eta_ms: (here > 0.0).then(|| elapsed_ms / here * left),
-    }
-}
-
-/// The name that an enum of the core has in every stored form.
-fn name_of(value: &impl Serialize) -> String {
-    let value = serde_json::to_value(value).expect("a unit variant is a plain string");
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-/// Malformed actions over all actions: searches, answers and malformed ones.
-pub(crate) fn malformed_rate<'a>(episodes: impl Iterator<Item = &'a store::Episode>) -> f64 {
-    let (mut malformed, mut actions) = (0, 0);
-    for episode in episodes {
-        malformed += episode.malformed_steps;
-        actions += episode.malformed_steps + episode.searches + u32::from(episode.answer.is_some());
-    }
-    f64::from(malformed) / f64::from(actions.max(1))
-}
-
-fn total_usage(steps: &[Step]) -> gym::Usage {
-    let mut usage = gym::Usage::default();
-    for step in steps {
-        usage += step.usage;
-    }
-    usage
-}
-
-/// The row of a finished episode: its answer, scores and counts.
-pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[Step], took_ms: u64) -> store::Episode {
-    let (answer, termination) = outcome(steps);
-    let text = answer.unwrap_or_default();
-    let known = !labelled.gold.answers.is_empty();
-    store::Episode {
-        run_id: run.into(),
-        question_id: labelled.question.id.clone(),
-        position: 0,
-        status: EpisodeStatus::Finished,
-        answer: answer.map(str::to_owned),
-        termination: Some(termination),
-        // No answer is wrong, even where the gold answer is nothing but an article ("A") and so normalises
-        // to nothing.
-        em: known.then(|| answer.map_or(0.0, |answer| metrics::exact_match(answer, &labelled.gold))),
-        f1: known.then(|| metrics::token_f1(text, &labelled.gold)),
-        accuracy: metrics::accuracy(text, &labelled.question, &labelled.gold),
-        evidence_recall: metrics::evidence_recall(steps, &labelled.gold),
-        searches: steps.iter().filter(|step| step.action().query().is_some()).count() as u32,
-        malformed_steps: steps.iter().filter(|step| step.action().is_malformed()).count() as u32,
-        usage: total_usage(steps),
-        took_ms,
-        error: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_answer_scores_nothing_even_where_the_gold_answer_is_an_article() {
-        let labelled = LabelledQuestion {
-            question: gym::Question {
-                id: QuestionId("q".into()),
-                text: "Which option?".into(),
-                options: Vec::new(),
-            },
-            gold: gym::Gold {
-                answers: vec!["A".into()],
-                ..gym::Gold::default()
-            },
-            kind: None,
-            split: None,
-        };
-        let episode = finished_episode("r", &labelled, &[], 1);
-        assert_eq!((episode.em, episode.f1, episode.answer), (Some(0.0), Some(0.0), None));
-    }
-
-    #[test]
-    fn cells_are_quoted_where_they_must_be() {
-        assert_eq!(csv_cell("plain text"), "plain text");
-        assert_eq!(csv_cell("a, \"b\"\nc"), "\"a, \"\"b\"\"\nc\"");
     }
 }

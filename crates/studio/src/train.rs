@@ -12,13 +12,13 @@ use training::TrainingError;
 use training::adapter::{Adapter, AdapterConfig};
 use training::base::{Base, Part};
 use training::expert::expert;
-use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons, to_trl, to_trl_stepwise};
+use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
 use training::optimizer::Schedule;
 use training::train::{Evaluation, StepReport, TrainingConfig, split, train};
 
 use crate::library::check_name;
-use crate::{Cancel, Result, Studio, StudioError, lock};
+use crate::{Cancel, Result, Studio, StudioError};
 
 /// What to train, on what. Numbers left open take the method's defaults.
 #[derive(Clone, Debug)]
@@ -27,6 +27,9 @@ pub struct TrainRequest {
     pub method: String,
     /// Runs whose episodes teach.
     pub runs: Vec<String>,
+    /// Whose rewards of the runs' candidates count; `None` for each run's own. Not for SFT, which learns from
+    /// the actions that were taken.
+    pub judge: Option<String>,
     /// Files of TRL's JSON lines.
     pub files: Vec<PathBuf>,
     /// Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only.
@@ -169,7 +172,7 @@ impl Studio {
             parameters: root.parameters,
             adapter_of: Some(root.name.clone()),
         })?;
-        lock(&self.inner.models).remove(&request.out);
+        self.forget_loaded(&request.out)?;
         // Only now: a training that dies before is gone on with, not begun again.
         let _ = std::fs::remove_file(&checkpoint);
         Ok(TrainReport {
@@ -239,9 +242,14 @@ impl Studio {
     }
 
     fn examples(&self, request: &TrainRequest, objective: Objective, model: &Path) -> Result<Vec<Example>> {
+        if request.judge.is_some() && (objective == Objective::Sft || request.runs.is_empty()) {
+            return Err(StudioError::Invalid(
+                "--judge chooses whose rewards of a run dpo and prm learn from".into(),
+            ));
+        }
         let mut all = Vec::new();
         for run in &request.runs {
-            all.extend(self.lessons_of_run(run, objective)?);
+            all.extend(self.lessons_of_run(run, objective, request.judge.as_deref())?);
         }
         for file in &request.files {
             all.extend(lessons_of_file(file)?);
@@ -268,9 +276,9 @@ impl Studio {
             .collect::<training::Result<_>>()?)
     }
 
-    fn lessons_of_run(&self, run: &str, objective: Objective) -> Result<Vec<Lesson>> {
+    fn lessons_of_run(&self, run: &str, objective: Objective, judge: Option<&str>) -> Result<Vec<Lesson>> {
         let mut all = Vec::new();
-        self.each_episode(run, |labelled, steps| {
+        self.each_episode(run, judge, |labelled, steps| {
             refuse_test(labelled)?;
             all.extend(lessons(labelled, steps, objective, Selection::default()));
             Ok(())
@@ -278,18 +286,32 @@ impl Studio {
         Ok(all)
     }
 
-    /// Calls back with every finished episode of a run.
-    fn each_episode(
+    /// Calls back with every finished episode of a run; with a judge, candidates have that judge's rewards,
+    /// or none in states that it has not judged.
+    pub(crate) fn each_episode(
         &self,
         run: &str,
+        judge: Option<&str>,
         mut each: impl FnMut(&LabelledQuestion, &[gym::Step]) -> Result<()>,
     ) -> Result<()> {
         self.run_row(run)?;
+        let rewards = judge.map(|judge| self.rewards_by(run, judge)).transpose()?;
         for episode in self.store().episodes(run)? {
-            if episode.status == EpisodeStatus::Finished {
-                let labelled = self.store().episode_question(run, &episode.question_id)?;
-                each(&labelled, &self.store().steps(run, &episode.question_id)?)?;
+            if episode.status != EpisodeStatus::Finished {
+                continue;
             }
+            let question = &episode.question_id;
+            let labelled = self.store().episode_question(run, question)?;
+            let mut steps = self.store().steps(run, question)?;
+            if let Some(rewards) = &rewards {
+                for step in &mut steps {
+                    let given = rewards.get(&(question.clone(), step.step_idx));
+                    for (idx, candidate) in step.candidates.iter_mut().enumerate() {
+                        candidate.reward = given.and_then(|given| given.get(idx).copied());
+                    }
+                }
+            }
+            each(&labelled, &steps)?;
         }
         Ok(())
     }
@@ -319,37 +341,6 @@ impl Studio {
             }
         }
         Ok(all)
-    }
-
-    /// Writes what a run teaches as TRL's JSON lines: `trl-sft`, `trl-preference` or `trl-stepwise`. Returns
-    /// the number of lines.
-    pub fn export_lessons(&self, run: &str, to: &Path, format: &str) -> Result<usize> {
-        let mut lines = Vec::new();
-        let selection = Selection::default();
-        self.each_episode(run, |labelled, steps| {
-            let method = match format {
-                "trl-sft" => Objective::Sft,
-                "trl-preference" => Objective::Dpo { beta: 0.1 },
-                "trl-stepwise" => {
-                    lines.push(to_trl_stepwise(labelled, steps, selection));
-                    return Ok(());
-                }
-                other => {
-                    return Err(StudioError::Invalid(format!(
-                        "there is no format `{other}`: choose trl-sft, trl-preference or trl-stepwise"
-                    )));
-                }
-            };
-            lines.extend(lessons(labelled, steps, method, selection).iter().flat_map(to_trl));
-            Ok(())
-        })?;
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(to, text).map_err(|source| StudioError::File {
-            action: "write",
-            path: to.into(),
-            source,
-        })?;
-        Ok(lines.len())
     }
 }
 

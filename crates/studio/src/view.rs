@@ -195,6 +195,16 @@ pub struct IntervalView {
     pub high: f64,
 }
 
+impl From<gym::Interval> for IntervalView {
+    fn from(interval: gym::Interval) -> IntervalView {
+        IntervalView {
+            mean: interval.mean,
+            low: interval.low,
+            high: interval.high,
+        }
+    }
+}
+
 /// A run as a row of the table of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct RunView {
