@@ -231,7 +231,7 @@ impl Ladder {
         self.ensure_trained("prm", &named("prm"), &[&from[..], &common].concat())?;
         for set in &self.sets {
             for agent in &self.agents {
-                let mut zero_shot = None;
+                let mut zero_shot: Option<String> = None;
                 for (idx, rung) in RUNGS.iter().enumerate() {
                     let name = format!("{}-{agent}-{idx}-s{seed}", set.name);
                     let run = self.ensure_run(&name, set, &set.report, agent, rung, self.plan.report, seed)?;
