@@ -254,11 +254,23 @@ pub enum RunsCommand {
 #[derive(Subcommand)]
 pub enum ModelsCommand {
     List,
-    /// Register a GGUF file where it lies
+    /// Register a GGUF file, or a PEFT adapter's folder, where it lies
     Add {
         path: PathBuf,
         #[arg(long)]
         name: String,
+        /// The model that an adapter belongs to
+        #[arg(long)]
+        base: Option<String>,
+    },
+    /// Copy an adapter into a new folder in PEFT's layout
+    Export {
+        name: String,
+        #[arg(long)]
+        to: PathBuf,
+        /// As 16-bit floats
+        #[arg(long)]
+        half: bool,
     },
     Show {
         name: String,
@@ -417,7 +429,7 @@ pub struct AgentOptions {
     /// direct, cot, rag, react, search-o1 or research
     #[arg(long)]
     agent: String,
-    #[arg(long, default_value = "smollm2-135m")]
+    #[arg(long, default_value = studio::DEFAULT_MODEL)]
     model: String,
     /// [default: by the model's size]
     #[arg(long, value_parser = ["full", "compact"])]

@@ -395,7 +395,14 @@ fn models(studio: &Studio, command: ModelsCommand, as_json: bool) -> Result<()> 
                 ))
             })
         }
-        ModelsCommand::Add { path, name } => output::json(&studio.add_model(&path, &name)?),
+        ModelsCommand::Add { path, name, base } => output::json(&match base {
+            Some(base) => studio.add_adapter(&path, &name, &base)?,
+            None => studio.add_model(&path, &name)?,
+        }),
+        ModelsCommand::Export { name, to, half } => {
+            studio.export_adapter(&name, &to, half)?;
+            done(as_json, "exported", &name)
+        }
         ModelsCommand::Show { name } => output::json(&model_json(studio, &name)?),
         ModelsCommand::Remove { name } => {
             studio.remove_model(&name)?;

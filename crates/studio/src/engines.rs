@@ -52,7 +52,7 @@ impl Default for AgentSettings {
         AgentSettings {
             corpus: "factbook".into(),
             agent: "search-o1".into(),
-            model: "smollm2-135m".into(),
+            model: crate::DEFAULT_MODEL.into(),
             prompt: None,
             k: 3,
             max_steps: 5,

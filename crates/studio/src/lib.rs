@@ -3,6 +3,7 @@
 //! The only crate that composes the others. Hosts see [`Studio`], the values of [`view`] and
 //! [`StudioError`]; they never see SQL, tensors or index files.
 
+mod adapters;
 mod ask;
 pub mod bench;
 mod bench_retrieve;
@@ -36,6 +37,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use adapters::DEFAULT_MODEL;
 pub use bench_retrieve::{Recall, RetrievalBench};
 pub use bench_train::TrainBench;
 pub use endpoints::AddedEndpoint;

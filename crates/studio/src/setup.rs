@@ -47,7 +47,8 @@ impl Studio {
         for (name, _) in SETS {
             sets &= known(self.store().question_set(name))?.is_some();
         }
-        Ok(model && sets && known(self.store().corpus(CORPUS))?.is_some())
+        let adapters = self.has_built_in_adapters()?;
+        Ok(model && adapters && sets && known(self.store().corpus(CORPUS))?.is_some())
     }
 
     /// Brings the built-in world and model into the home.
@@ -88,7 +89,7 @@ impl Studio {
                 adapter_of: None,
             })?;
         }
-        Ok(())
+        self.bring_built_in_adapters(MODEL.name)
     }
 
     fn fetch_model(&self, path: &Path, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {

@@ -163,16 +163,7 @@ impl Studio {
         )?;
         trained.adapter.save(&base.config, &dir, &root.name)?;
         let reward = matches!(objective, Objective::Prm { .. });
-        self.store().put_model(&store::Model {
-            name: request.out.clone(),
-            kind: if reward { "reward" } else { "language" }.into(),
-            path: dir.display().to_string(),
-            sha256: crate::setup::sha256(&dir.join("adapter_model.safetensors"))?,
-            architecture: root.architecture.clone(),
-            parameters: root.parameters,
-            adapter_of: Some(root.name.clone()),
-        })?;
-        self.forget_loaded(&request.out)?;
+        self.register_adapter(&request.out, &dir, &root, reward)?;
         // Only now: a training that dies before is gone on with, not begun again.
         let _ = std::fs::remove_file(&checkpoint);
         Ok(TrainReport {

@@ -259,6 +259,17 @@ impl Adapter {
     }
 }
 
+/// Copies an adapter's tensors as 16-bit floats: half the size, to share.
+pub fn halve(from: &Path, to: &Path) -> Result<()> {
+    let mut tensors = candle_core::safetensors::load(from, &Device::Cpu)?;
+    for tensor in tensors.values_mut() {
+        *tensor = tensor.to_dtype(candle_core::DType::F16)?;
+    }
+    write_whole(to, |path| {
+        candle_core::safetensors::save(&tensors, path).map_err(std::io::Error::other)
+    })
+}
+
 /// What matters here of PEFT's `adapter_config.json`. Which modules are trained, the tensors say.
 #[derive(Deserialize)]
 struct PeftConfig {

@@ -1,0 +1,217 @@
+//! Adapters in PEFT's layout: those that come with the program, others' that are brought in, and copies
+//! to take elsewhere.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use training::adapter::{Adapter, halve};
+use training::base::Base;
+
+use crate::export::{unwritten, write_whole};
+use crate::library::{check_name, known};
+use crate::view::ModelView;
+use crate::{Result, Studio, StudioError, setup};
+
+/// An adapter of the built-in model that the program carries. What made it: `assets/adapters/README.md`.
+struct BuiltIn {
+    name: &'static str,
+    config: &'static [u8],
+    tensors: &'static [u8],
+}
+
+macro_rules! built_in {
+    ($name:literal) => {
+        BuiltIn {
+            name: $name,
+            config: include_bytes!(concat!("../../../assets/adapters/", $name, "/adapter_config.json")),
+            tensors: include_bytes!(concat!(
+                "../../../assets/adapters/",
+                $name,
+                "/adapter_model.safetensors"
+            )),
+        }
+    };
+}
+
+const BUILT_IN: &[BuiltIn] = &[built_in!("searcher")];
+
+/// What answers unless another model is named: the built-in model, trained to search.
+pub const DEFAULT_MODEL: &str = BUILT_IN[0].name;
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+
+impl Studio {
+    /// Registers a PEFT adapter where it lies. It must fit the base; one with a head is a reward model.
+    pub fn add_adapter(&self, dir: &Path, name: &str, base: &str) -> Result<ModelView> {
+        check_name(name)?;
+        let dir = dir.canonicalize().map_err(|source| StudioError::File {
+            action: "read",
+            path: dir.into(),
+            source,
+        })?;
+        let root = self.model_row(base)?;
+        if root.adapter_of.is_some() {
+            return Err(StudioError::Invalid(format!(
+                "`{base}` is an adapter itself: name the model under it"
+            )));
+        }
+        let head = has_head(&dir, &root)?;
+        self.register_adapter(name, &dir, &root, head)?;
+        self.model(name)
+    }
+
+    pub(crate) fn register_adapter(&self, name: &str, dir: &Path, root: &store::Model, head: bool) -> Result<()> {
+        self.store().put_model(&store::Model {
+            name: name.into(),
+            kind: if head { "reward" } else { "language" }.into(),
+            path: dir.display().to_string(),
+            sha256: setup::sha256(&dir.join(TENSORS))?,
+            architecture: root.architecture.clone(),
+            parameters: root.parameters,
+            adapter_of: Some(root.name.clone()),
+        })?;
+        self.forget_loaded(name)
+    }
+
+    /// Copies an adapter into a new folder `to`, with `half` as 16-bit floats.
+    pub fn export_adapter(&self, name: &str, to: &Path, half: bool) -> Result<()> {
+        let row = self.model_row(name)?;
+        if row.adapter_of.is_none() {
+            return Err(StudioError::Invalid(format!(
+                "`{name}` is no adapter: copy its file instead"
+            )));
+        }
+        let from = Path::new(&row.path);
+        fs::create_dir(to).map_err(|source| StudioError::File {
+            action: "create",
+            path: to.into(),
+            source,
+        })?;
+        let copied = copy(from, to, half);
+        if copied.is_err() {
+            let _ = fs::remove_dir_all(to);
+        }
+        copied
+    }
+
+    /// Whether every adapter of the program is registered.
+    pub(crate) fn has_built_in_adapters(&self) -> Result<bool> {
+        for BuiltIn { name, .. } in BUILT_IN {
+            if known(self.store().model(name))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the program's adapters into the home and registers them. One of the user's under such a name stays.
+    pub(crate) fn bring_built_in_adapters(&self, base: &str) -> Result<()> {
+        let root = self.model_row(base)?;
+        for BuiltIn { name, config, tensors } in BUILT_IN {
+            let dir = self.home().join("models").join(name);
+            let model = known(self.store().model(name))?;
+            if model.is_some_and(|model| Path::new(&model.path) != dir) {
+                continue;
+            }
+            fs::create_dir_all(&dir).map_err(|source| StudioError::File {
+                action: "create",
+                path: dir.clone(),
+                source,
+            })?;
+            for (file, bytes) in [(CONFIG, config), (TENSORS, tensors)] {
+                let path = dir.join(file);
+                if fs::read(&path).is_ok_and(|found| found == *bytes) {
+                    continue;
+                }
+                write_whole(&path, |out| out.write_all(bytes).map_err(unwritten))?;
+            }
+            self.register_adapter(name, &dir, &root, has_head(&dir, &root)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether an adapter is a reward model. An error where it does not fit the base.
+fn has_head(dir: &Path, root: &store::Model) -> Result<bool> {
+    let base = Base::open(Path::new(&root.path))?;
+    Ok(Adapter::load(&base.config, dir)?.config.head)
+}
+
+fn copy(from: &Path, to: &Path, half: bool) -> Result<()> {
+    for name in [CONFIG, TENSORS] {
+        let (from, to) = (from.join(name), to.join(name));
+        if half && name == TENSORS {
+            halve(&from, &to)?;
+        } else {
+            let copied = fs::copy(&from, &to);
+            copied.map_err(|source| StudioError::File {
+                action: "copy",
+                path: from,
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tiny llama and an adapter with a head that PEFT saved for it.
+    fn peft() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/tests/peft")
+    }
+
+    fn home() -> (tempfile::TempDir, Studio) {
+        let dir = tempfile::tempdir().unwrap();
+        let studio = Studio::open(Some(dir.path().join("home"))).unwrap();
+        studio.add_model(&peft().join("tiny.gguf"), "tiny").unwrap();
+        (dir, studio)
+    }
+
+    #[test]
+    fn an_adapter_of_pefts_is_a_model_and_its_halved_copy_is_one_too() {
+        let (dir, studio) = home();
+        let theirs = studio.add_adapter(&peft().join("adapter"), "theirs", "tiny").unwrap();
+        assert_eq!(
+            (theirs.kind.as_str(), theirs.adapter_of.as_deref()),
+            ("reward", Some("tiny"))
+        );
+        let to = dir.path().join("half");
+        studio.export_adapter("theirs", &to, true).unwrap();
+        let size = |dir: &Path| fs::metadata(dir.join(TENSORS)).unwrap().len();
+        assert!(size(&to) < size(&peft().join("adapter")));
+        studio.add_adapter(&to, "half", "tiny").unwrap();
+        let config = Base::open(&peft().join("tiny.gguf")).unwrap().config;
+        let load = |dir: &Path| Adapter::load(&config, dir).unwrap().values;
+        let (whole, half) = (load(&peft().join("adapter")), load(&to));
+        assert_ne!(whole, half);
+        assert!(
+            whole
+                .iter()
+                .zip(&half)
+                .all(|(a, b)| (a - b).abs() <= 1e-3 * a.abs() + 1e-6)
+        );
+        // Nothing is overwritten.
+        let again = studio.export_adapter("theirs", &to, false).unwrap_err().to_string();
+        assert!(again.contains("cannot create"), "{again}");
+    }
+
+    #[test]
+    fn what_is_no_adapter_of_the_base_is_refused() {
+        let (dir, studio) = home();
+        let empty = studio.add_adapter(dir.path(), "empty", "tiny").unwrap_err().to_string();
+        assert!(empty.contains(CONFIG), "{empty}");
+        studio.add_adapter(&peft().join("adapter"), "theirs", "tiny").unwrap();
+        let nested = studio
+            .add_adapter(&peft().join("adapter"), "more", "theirs")
+            .unwrap_err()
+            .to_string();
+        assert!(nested.contains("name the model under it"), "{nested}");
+        let root = dir.path().join("copy");
+        assert!(studio.export_adapter("tiny", &root, false).is_err() && !root.exists());
+    }
+}
