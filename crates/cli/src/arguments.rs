@@ -293,6 +293,9 @@ pub struct TrainOptions {
     /// Runs whose judged episodes teach
     #[arg(long, value_delimiter = ',')]
     from: Vec<String>,
+    /// Whose verdicts on these runs teach [default: each run's own rewards]
+    #[arg(long)]
+    judge: Option<String>,
     /// Files of TRL's JSON lines: messages, prompt and completion, or prompt, chosen and rejected
     #[arg(long, value_delimiter = ',')]
     data: Vec<PathBuf>,
@@ -305,6 +308,9 @@ pub struct TrainOptions {
     /// Where the expert searches [default: the question set's]
     #[arg(long)]
     corpus: Option<String>,
+    /// Questions of each set, at most
+    #[arg(long)]
+    limit: Option<u32>,
     /// Passages per search of the expert
     #[arg(long, default_value_t = 3)]
     k: u32,
@@ -350,12 +356,12 @@ pub struct TrainOptions {
     eval_ratio: f64,
     /// Steps between evaluations [default: each epoch]
     #[arg(long, default_value_t = 0)]
-    eval_every: u64,
+    eval_every: u32,
     /// Evaluations without improvement before the end; 0 goes on to the end
     #[arg(long, default_value_t = 0)]
     patience: u32,
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    seed: u32,
 }
 
 impl TrainOptions {
@@ -363,25 +369,27 @@ impl TrainOptions {
         TrainRequest {
             method: self.method,
             runs: self.from,
+            judge: self.judge,
             files: self.data,
             expert: self.expert,
             agents: self.agents,
             corpus: self.corpus,
+            limit: self.limit,
             k: self.k,
             base: self.base,
             out: self.out,
-            rank: self.rank as usize,
+            rank: self.rank,
             alpha: self.alpha,
             targets: self.targets,
             learning_rate: self.lr,
             schedule: self.schedule,
             warm_up: self.warm_up,
             epochs: self.epochs,
-            batch: self.batch as usize,
+            batch: self.batch,
             beta: self.beta,
             centre: self.centre,
             dropout: self.dropout,
-            max_length: self.max_length as usize,
+            max_length: self.max_length,
             eval_ratio: self.eval_ratio,
             eval_every: self.eval_every,
             patience: self.patience,

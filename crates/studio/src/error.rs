@@ -16,7 +16,7 @@ pub enum StudioError {
     },
     #[error("{0}")]
     Invalid(String),
-    #[error("run `{0}` is at work in this process already")]
+    #[error("`{0}` is at work in this process already")]
     Busy(String),
     #[error("cannot {action} {path}: {source}")]
     File {

@@ -362,7 +362,7 @@ fn guided_state(step: &Step) -> Option<GuidedState> {
 }
 
 /// The one judge of a run that a name means.
-fn find_judge(name: &str, run: &str, known: &BTreeSet<&String>) -> Result<String> {
+pub(crate) fn find_judge(name: &str, run: &str, known: &BTreeSet<&String>) -> Result<String> {
     let name = name
         .parse::<JudgeSpec>()
         .map_or(name.to_owned(), |spec| spec.to_string());

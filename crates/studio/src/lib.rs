@@ -15,7 +15,9 @@ mod engines;
 mod error;
 mod evaluate;
 mod export;
+mod human;
 mod judges;
+mod lessons;
 mod library;
 pub mod preview;
 mod rewards;
@@ -23,6 +25,7 @@ mod run;
 mod setup;
 mod show;
 mod train;
+mod trainings;
 pub mod view;
 
 use std::collections::HashMap;
@@ -35,10 +38,12 @@ pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
 pub use gym::Cancel;
+pub use human::{AgreementView, HumanState, HumanView, VerdictView};
 pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
 pub use run::RunOptions;
-pub use train::{TrainReport, TrainRequest, TrainStep};
+pub use train::{EvalPoint, TrainReport, TrainRequest, TrainStep};
+pub use trainings::TrainingView;
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
@@ -56,6 +61,7 @@ struct Inner {
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
+    trainings: Mutex<HashMap<String, trainings::TrainingJob>>,
     /// Scores of finished runs, by id.
     finished_runs: Mutex<HashMap<String, view::RunView>>,
 }
@@ -80,6 +86,7 @@ impl Studio {
                 endpoints: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),
+                trainings: Mutex::default(),
                 finished_runs: Mutex::default(),
             }),
         })
