@@ -16,8 +16,8 @@ pub enum StudioError {
     },
     #[error("{0}")]
     Invalid(String),
-    #[error("run `{run}` is at work in {whom}")]
-    Busy { run: String, whom: String },
+    #[error("`{name}` is at work in {whom}")]
+    Busy { name: String, whom: String },
     #[error("cannot {action} {path}: {source}")]
     File {
         action: &'static str,
@@ -68,21 +68,21 @@ impl From<retrieval::RetrievalError> for StudioError {
 }
 
 impl StudioError {
-    pub(crate) fn busy_here(run: &str) -> StudioError {
+    pub(crate) fn busy_here(name: &str) -> StudioError {
         StudioError::Busy {
-            run: run.into(),
+            name: name.into(),
             whom: "this process already".into(),
         }
     }
 
     /// `process`: its number, if known.
-    pub(crate) fn busy_elsewhere(run: &str, process: &str) -> StudioError {
+    pub(crate) fn busy_elsewhere(name: &str, process: &str) -> StudioError {
         let process = match process {
             "" => String::new(),
             number => format!(" (process {number})"),
         };
         StudioError::Busy {
-            run: run.into(),
+            name: name.into(),
             whom: format!("another process{process}: wait until that ends, or stop it with Ctrl-C there"),
         }
     }

@@ -30,6 +30,7 @@ impl Studio {
             corpora: self.corpora()?,
             question_sets: self.question_sets()?,
             models: self.models()?,
+            default_model: crate::DEFAULT_MODEL.into(),
             runs: self.runs()?,
             sample_question: crate::setup::SAMPLE_QUESTION.into(),
         })

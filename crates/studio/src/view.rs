@@ -315,12 +315,15 @@ pub struct Progress {
 /// A long job of this process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct JobView {
+    /// run | training
+    pub kind: String,
+    /// The run's id, or the training's name.
     pub run: String,
     pub name: String,
     pub done: u32,
     pub total: u32,
     pub elapsed_ms: f64,
-    /// `None` until one question is done.
+    /// `None` until one question or step is done.
     pub eta_ms: Option<f64>,
 }
 
@@ -351,6 +354,8 @@ pub struct Overview {
     pub corpora: Vec<CorpusView>,
     pub question_sets: Vec<QuestionSetView>,
     pub models: Vec<ModelView>,
+    /// The name of the model that answers unless another is chosen.
+    pub default_model: String,
     /// Newest first.
     pub runs: Vec<RunView>,
     /// A question that shows several hops, to start with.

@@ -24,7 +24,7 @@ test("the command line quotes what a shell would split", () => {
     settings: defaultSettings("factbook", "smollm2-135m"),
   };
   const line = commandLine(request);
-  expect(line).toContain("rag-gym run --questions factbook-dev --corpus factbook --agent research --model smollm2-135m");
+  expect(line).toContain("rag-gym run --questions factbook-dev --corpus factbook --agent search-o1 --model smollm2-135m");
   expect(line).toContain("--limit 20");
   expect(line).toContain(`--name 'it'\\''s a try'`);
   expect(line).not.toContain("--judge");
