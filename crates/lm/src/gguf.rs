@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::quantized::{QTensor, ggml_file};
+use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 use candle_core::{Device, Tensor};
 
 use crate::LmError;
@@ -73,6 +73,12 @@ impl Gguf {
                 self.file_bytes
             ))),
         }
+    }
+
+    /// Name, type and dimensions (rows first) of every tensor.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, GgmlDType, &[usize])> {
+        let infos = self.content.tensor_infos.iter();
+        infos.map(|(name, info)| (name.as_str(), info.ggml_dtype, info.shape.dims()))
     }
 
     pub fn has_tensor(&self, name: &str) -> bool {

@@ -9,6 +9,7 @@ pub mod chat;
 pub mod decoder;
 pub mod endpoint;
 pub mod error;
+pub mod estimate;
 pub mod gguf;
 pub mod grammar;
 pub mod kernels;

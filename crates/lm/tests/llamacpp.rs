@@ -54,14 +54,15 @@ fn prompt(case: &Value) -> Prompt {
     }
 }
 
-/// The two programs round differently: a quantised product has some 1 % of noise, so two tokens that are
-/// almost equally likely may change places. What is asked for: the same tokens up to the first such tie,
-/// and a tie only where llama.cpp itself finds our token at most this much less likely than its own.
-const TIE_NATS: f64 = 0.5;
-
-/// Fails unless every continuation equals the peer's up to a near tie, and at least `equal` of them to the end:
-/// 17 of the 32 have a step where the peer's own two likeliest tokens are within 0.1 nat.
-fn continues_like_the_peer(model: &LocalModel, fixture: &Value, equal: usize) {
+/// Fails unless every continuation equals the peer's up to a near tie, and at least `equal` of them to the end.
+///
+/// llama.cpp rounds activations to 8 bits, which is some 1 % of noise in a product, so two tokens that are almost
+/// equally likely may change places: 17 of SmolLM2's 32 continuations have a step where llama.cpp's own two likeliest
+/// tokens are within 0.1 nat. A tie is where llama.cpp finds our token at most `tie` nats less likely than its own.
+///
+/// With SmolLM2, f32 arithmetic on the dequantised weights (transformers) parts from llama.cpp on 12 of the 32, where
+/// it finds its own token more likely by 0.04 to 0.25 nats. We part at the same tokens, and on one prompt more.
+fn continues_like_the_peer(model: &LocalModel, fixture: &Value, equal: usize, tie: f64) {
     let cases = fixture["greedy"].as_array().unwrap();
     assert!(cases.len() >= 24);
     let (mut whole, mut agreed, mut asked) = (0, 0, 0);
@@ -117,7 +118,7 @@ fn continues_like_the_peer(model: &LocalModel, fixture: &Value, equal: usize) {
             "parts after {same} tokens at a gap of {gap:.3} nat: {:?}",
             case["messages"]
         );
-        assert!(gap < TIE_NATS, "no tie: {drawn:?} against {step:?}");
+        assert!(gap < tie, "no tie: {drawn:?} against {step:?}");
     }
     let n = cases.len();
     eprintln!("{whole} of {n} continuations are equal to the end, {agreed} of {asked} tokens before the first tie");
@@ -181,7 +182,7 @@ fn tokens_are_the_peers(model: &LocalModel, fixture: &Value) {
 #[test]
 fn smollm2_continues_like_llama_cpp() {
     let Some((model, fixture)) = smollm2() else { return };
-    continues_like_the_peer(&model, &fixture, 14);
+    continues_like_the_peer(&model, &fixture, 18, 0.25);
 }
 
 #[test]
@@ -193,7 +194,7 @@ fn smollm2_tokens_are_llama_cpps() {
 #[test]
 fn qwen_continues_like_llama_cpp() {
     let Some((model, fixture)) = qwen() else { return };
-    continues_like_the_peer(&model, &fixture, 14);
+    continues_like_the_peer(&model, &fixture, 24, 0.5);
 }
 
 #[test]

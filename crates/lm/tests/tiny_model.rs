@@ -9,7 +9,9 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use gym::seed::SplitMix64;
 use gym::{Cancel, EngineError, Generation, Grammar, LanguageModel, Message, Prompt, Role, Sampling, Seed, TokenEvent};
+use lm::estimate::Estimate;
 use lm::grammar::Automaton;
+use lm::kernels::measure::Peaks;
 use lm::kernels::{Level, Machine};
 use lm::{LmError, LocalModel, Options};
 
@@ -190,6 +192,29 @@ fn logits_agree_with_candle_transformers() {
         let ours = model.decoder().logits_of(&tokens).unwrap();
         // Keys and values are rounded to bfloat16.
         close(&ours[39 * 260..], &theirs, 0.06);
+    }
+}
+
+#[test]
+fn estimates_know_the_bytes_that_decoding_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let peaks = |scale: f64| Peaks {
+        f32_gflops: 100.0,
+        int16_gops: 400.0 * scale,
+        read_gb_per_second: 20.0 * scale,
+    };
+    for dtype in [GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::F32] {
+        let path = write_as(dir.path(), "qwen3", dtype);
+        let model = LocalModel::open(&path).unwrap();
+        let [one, two] = [1.0, 2.0].map(|scale| Estimate::of(&path, &peaks(scale)).unwrap());
+        assert_eq!(one.bytes_per_step, model.decoder().bytes_per_token());
+        assert!(one.memory_bytes > one.bytes_per_step);
+        let slowest = 20e9 / one.bytes_per_step as f64;
+        assert!((0.1..1.0).contains(&(one.decode_tokens_per_second / slowest)));
+        let slowest = 400e9 / (2 * model.decoder().layer_weights()) as f64;
+        assert!((0.1..1.0).contains(&(one.prefill_tokens_per_second / slowest)));
+        assert_eq!(two.decode_tokens_per_second, 2.0 * one.decode_tokens_per_second);
+        assert_eq!(two.prefill_tokens_per_second, 2.0 * one.prefill_tokens_per_second);
     }
 }
 

@@ -10,30 +10,33 @@ use super::{Level, Machine};
 
 /// Tokens whose activations lie side by side.
 pub(super) const TILE: usize = 12;
-
-/// 32 numbers of each of twelve tokens.
-#[derive(Clone)]
-#[repr(C)]
-pub(super) struct TokenBlock {
-    /// Two signed 16-bit numbers each.
-    pub quants: [[u32; TILE]; COLUMNS / 2],
-    /// Sums of those numbers, exact.
-    pub sum: [f32; TILE],
-}
-
-const EMPTY: TokenBlock = TokenBlock {
-    quants: [[0; TILE]; COLUMNS / 2],
-    sum: [0.0; TILE],
-};
+/// Pairs of columns in a run.
+pub(super) const PAIRS: usize = COLUMNS / 2;
 
 /// Activations rounded to 16 bits, with one scale for each token.
 #[derive(Default)]
 pub struct Activations {
     pub(super) tokens: usize,
     pub(super) runs: usize,
-    /// (tiles of tokens, runs).
-    pub(super) blocks: Vec<TokenBlock>,
-    pub(super) scales: Vec<[f32; TILE]>,
+    /// Tokens side by side: [`TILE`], or as many as there are, so that few lie close together.
+    width: usize,
+    /// (tiles, runs, 16, width): two signed numbers each.
+    quants: Vec<u32>,
+    /// (tiles, runs, width): sums of those numbers, exact.
+    sums: Vec<f32>,
+    /// (tiles, width).
+    scales: Vec<f32>,
+}
+
+/// The tokens of one tile, or some of them: numbers of a run lie `width` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    pub width: usize,
+    /// (runs, 16, width).
+    pub quants: &'a [u32],
+    /// (runs, width).
+    pub sums: &'a [f32],
+    pub scales: &'a [f32],
 }
 
 impl Activations {
@@ -63,21 +66,42 @@ impl Activations {
         numbers: impl Fn(Range<usize>) -> &'a [f32] + Sync,
     ) {
         (self.tokens, self.runs) = (len / columns, columns.div_ceil(COLUMNS));
-        let tiles = self.tokens.div_ceil(TILE);
-        self.blocks.resize(tiles * self.runs, EMPTY);
-        self.scales.resize(tiles, [0.0; TILE]);
-        let scales = Parts::new(&mut self.scales);
-        machine.pool.parts(&mut self.blocks, self.runs, |tile, blocks| {
-            let x = numbers(tile * TILE * columns..len.min((tile + 1) * TILE * columns));
-            // SAFETY: there is one for each tile, and each task has its own.
-            let scales = unsafe { &mut *scales.at(tile) };
-            machine.level.run(Round {
-                x,
-                columns,
-                blocks,
-                scales,
+        self.width = TILE.min(self.tokens);
+        let (tiles, runs, width) = (self.tokens.div_ceil(TILE), self.runs, self.width);
+        self.quants.resize(tiles * runs * PAIRS * width, 0);
+        self.sums.resize(tiles * runs * width, 0.0);
+        self.scales.resize(tiles * width, 0.0);
+        let (sums, scales) = (Parts::new(&mut self.sums), Parts::new(&mut self.scales));
+        machine
+            .pool
+            .parts(&mut self.quants, (runs * PAIRS * width).max(1), |tile, quants| {
+                let x = numbers(tile * TILE * columns..len.min((tile + 1) * TILE * columns));
+                // SAFETY: tiles have so many each, all of them disjoint.
+                let (sums, scales) = unsafe {
+                    (
+                        std::slice::from_raw_parts_mut(sums.at(tile * runs * width), runs * width),
+                        std::slice::from_raw_parts_mut(scales.at(tile * width), width),
+                    )
+                };
+                machine.level.run(Round {
+                    x,
+                    columns,
+                    width,
+                    quants,
+                    sums,
+                    scales,
+                });
             });
-        });
+    }
+
+    pub(super) fn tile(&self, tile: usize) -> Tokens<'_> {
+        let (runs, width) = (self.runs, self.width);
+        Tokens {
+            width,
+            quants: &self.quants[tile * runs * PAIRS * width..][..runs * PAIRS * width],
+            sums: &self.sums[tile * runs * width..][..runs * width],
+            scales: &self.scales[tile * width..][..width],
+        }
     }
 }
 
@@ -141,8 +165,10 @@ pub(super) unsafe fn norm_scale<S: Simd>(row: &[f32], epsilon: f32) -> f32 {
 struct Round<'a> {
     x: &'a [f32],
     columns: usize,
-    blocks: &'a mut [TokenBlock],
-    scales: &'a mut [f32; TILE],
+    width: usize,
+    quants: &'a mut [u32],
+    sums: &'a mut [f32],
+    scales: &'a mut [f32],
 }
 
 impl Kernel for Round<'_> {
@@ -159,7 +185,9 @@ impl Kernel for Round<'_> {
             // Smaller numbers than any model's are as good as nothing, and their inverse might be infinite.
             let inverse = if most > 1e-30 { MOST / most } else { 0.0 };
             self.scales[token] = most / MOST;
-            for (block, x) in self.blocks.iter_mut().zip(row.chunks(COLUMNS)) {
+            let quants = self.quants.chunks_exact_mut(PAIRS * self.width);
+            let sums = self.sums.chunks_exact_mut(self.width);
+            for ((quants, sums), x) in quants.zip(sums).zip(row.chunks(COLUMNS)) {
                 let mut filled = [0f32; COLUMNS];
                 let x = match x.len() {
                     COLUMNS => x,
@@ -176,10 +204,10 @@ impl Kernel for Round<'_> {
                         S::store_halves(halves.as_mut_ptr().add(at), rounded);
                     }
                 }
-                for (pair, [a, b]) in block.quants.iter_mut().zip(halves.as_chunks().0) {
+                for (pair, [a, b]) in quants.chunks_exact_mut(self.width).zip(halves.as_chunks().0) {
                     pair[token] = u32::from(*a) | u32::from(*b) << 16;
                 }
-                block.sum[token] = halves.iter().map(|&half| i32::from(half as i16)).sum::<i32>() as f32;
+                sums[token] = halves.iter().map(|&half| i32::from(half as i16)).sum::<i32>() as f32;
             }
         }
     }

@@ -111,7 +111,7 @@ impl Packed {
         };
         let half = |x: f32| f16::from_f32(x / unit).to_bits();
         let n_blocks = rows.div_ceil(LANES) * runs;
-        let blocks = if matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q4K) {
+        let blocks = if fits_nibbles(dtype) {
             let mut blocks = arena.zeroed(n_blocks);
             pool.parts(&mut blocks, runs, |tile, blocks: &mut [NibbleBlock]| {
                 for lane in 0..LANES.min(rows - tile * LANES) {
@@ -184,6 +184,16 @@ impl Packed {
         }
     }
 
+    /// Bytes that a matrix of a file's type will have.
+    pub fn bytes_of(dtype: GgmlDType, rows: usize, columns: usize) -> usize {
+        let block = if fits_nibbles(dtype) {
+            size_of::<NibbleBlock>()
+        } else {
+            size_of::<ByteBlock>()
+        };
+        rows.div_ceil(LANES) * columns.div_ceil(COLUMNS) * block
+    }
+
     /// Bytes that one product reads.
     pub fn bytes(&self) -> usize {
         match &self.blocks {
@@ -191,6 +201,11 @@ impl Packed {
             Blocks::Bytes(blocks) => std::mem::size_of_val(&blocks[..]),
         }
     }
+}
+
+/// Whether 4 bits hold a file's weights.
+fn fits_nibbles(dtype: GgmlDType) -> bool {
+    matches!(dtype, GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q4K)
 }
 
 fn float(bits: u16) -> f32 {

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::Machine;
-use super::activations::{Activations, TILE, TokenBlock};
+use super::activations::{Activations, PAIRS, TILE, Tokens};
 use super::level::Kernel;
 use super::low_rank::LowRank;
 use super::packed::{Blocks, ByteBlock, LANES, NibbleBlock, Packed};
@@ -219,7 +219,7 @@ unsafe fn silu<S: Simd>(x: S::F) -> S::F {
 #[inline(always)]
 unsafe fn sums<S: Simd>(part: &Part, tile: usize, x: &Activations, first: usize, out: &mut [[f32; LANES]]) {
     let weights = tile * x.runs..(tile + 1) * x.runs;
-    let tokens = &x.blocks[first / TILE * x.runs..][..x.runs];
+    let tokens = x.tile(first / TILE);
     // SAFETY: the caller vouches for `S`.
     unsafe {
         match &part.matrix.blocks {
@@ -227,7 +227,7 @@ unsafe fn sums<S: Simd>(part: &Part, tile: usize, x: &Activations, first: usize,
             Blocks::Bytes(all) => all_tokens::<S, _>(&all[weights], tokens, out),
         }
     }
-    for (out, scale) in out.iter_mut().zip(&x.scales[first / TILE]) {
+    for (out, scale) in out.iter_mut().zip(tokens.scales) {
         let scale = scale * part.matrix.unit;
         out.iter_mut().for_each(|y| *y *= scale);
         for (y, bias) in out.iter_mut().zip(part.bias.iter().skip(tile * LANES)) {
@@ -241,28 +241,50 @@ unsafe fn sums<S: Simd>(part: &Part, tile: usize, x: &Activations, first: usize,
     }
 }
 
+/// 32 numbers of some tokens: pairs of them, (16, width), and their sums.
+#[derive(Clone, Copy)]
+struct Run {
+    quants: *const u32,
+    sums: *const f32,
+    width: usize,
+}
+
+impl Run {
+    /// Pair `pair` of all rows times that of `T` tokens.
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize>(self, dots: &mut [S::I; T], weights: S::P, pair: usize) {
+        // SAFETY: there are sixteen pairs of at least `T` tokens; the caller vouches for `S`.
+        unsafe {
+            let x = self.quants.add(pair * self.width);
+            for t in 0..T {
+                dots[t] = S::dot(dots[t], weights, *x.add(t));
+            }
+        }
+    }
+}
+
 /// Sixteen rows of weights, 32 columns.
 trait Weights {
-    /// Adds the products with tokens `first..first + T` of `x`, still to be multiplied by the tokens' scales, to `sums`.
-    unsafe fn add<S: Simd, const T: usize>(&self, x: &TokenBlock, first: usize, sums: &mut [S::F; T]);
+    /// Adds the products with `T` tokens, still to be multiplied by the tokens' scales, to `sums`.
+    unsafe fn add<S: Simd, const T: usize>(&self, x: Run, sums: &mut [S::F; T]);
 }
 
 impl Weights for NibbleBlock {
     #[inline(always)]
-    unsafe fn add<S: Simd, const T: usize>(&self, x: &TokenBlock, first: usize, sums: &mut [S::F; T]) {
-        // SAFETY: arrays of known size, `first + T <= TILE`; the caller vouches for `S`.
+    unsafe fn add<S: Simd, const T: usize>(&self, x: Run, sums: &mut [S::F; T]) {
+        // SAFETY: arrays of known size; the caller vouches for `x` and `S`.
         unsafe {
             let mut dots = [S::zero(); T];
-            for (weights, x) in self.quants.iter().zip(x.quants.as_chunks::<4>().0) {
+            for (at, weights) in self.quants.iter().enumerate() {
                 let weights = S::load_pairs(weights.as_ptr().cast());
-                dot::<S, T>(&mut dots, S::nibbles::<0>(weights), &x[0], first);
-                dot::<S, T>(&mut dots, S::nibbles::<4>(weights), &x[1], first);
-                dot::<S, T>(&mut dots, S::nibbles::<8>(weights), &x[2], first);
-                dot::<S, T>(&mut dots, S::nibbles::<12>(weights), &x[3], first);
+                x.dot::<S, T>(&mut dots, S::nibbles::<0>(weights), 4 * at);
+                x.dot::<S, T>(&mut dots, S::nibbles::<4>(weights), 4 * at + 1);
+                x.dot::<S, T>(&mut dots, S::nibbles::<8>(weights), 4 * at + 2);
+                x.dot::<S, T>(&mut dots, S::nibbles::<12>(weights), 4 * at + 3);
             }
             let (scale, min) = (S::load_half(self.scale.as_ptr()), S::load_half(self.min.as_ptr()));
             for t in 0..T {
-                let sum = S::fma(min, S::splat(*x.sum.get_unchecked(first + t)), sums[t]);
+                let sum = S::fma(min, S::splat(*x.sums.add(t)), sums[t]);
                 sums[t] = S::fma(S::floats(dots[t]), scale, sum);
             }
         }
@@ -271,14 +293,14 @@ impl Weights for NibbleBlock {
 
 impl Weights for ByteBlock {
     #[inline(always)]
-    unsafe fn add<S: Simd, const T: usize>(&self, x: &TokenBlock, first: usize, sums: &mut [S::F; T]) {
-        // SAFETY: arrays of known size, `first + T <= TILE`; the caller vouches for `S`.
+    unsafe fn add<S: Simd, const T: usize>(&self, x: Run, sums: &mut [S::F; T]) {
+        // SAFETY: arrays of known size; the caller vouches for `x` and `S`.
         unsafe {
             let mut dots = [S::zero(); T];
-            for (weights, x) in self.quants.iter().zip(x.quants.as_chunks::<2>().0) {
+            for (at, weights) in self.quants.iter().enumerate() {
                 let weights = S::load_pairs(weights.as_ptr().cast());
-                dot::<S, T>(&mut dots, S::low_bytes(weights), &x[0], first);
-                dot::<S, T>(&mut dots, S::high_bytes(weights), &x[1], first);
+                x.dot::<S, T>(&mut dots, S::low_bytes(weights), 2 * at);
+                x.dot::<S, T>(&mut dots, S::high_bytes(weights), 2 * at + 1);
             }
             let scale = S::load_half(self.scale.as_ptr());
             for t in 0..T {
@@ -288,20 +310,11 @@ impl Weights for ByteBlock {
     }
 }
 
-/// Two columns of all rows times those of tokens `first..first + T`.
 #[inline(always)]
-unsafe fn dot<S: Simd, const T: usize>(dots: &mut [S::I; T], weights: S::P, x: &[u32; TILE], first: usize) {
-    for t in 0..T {
-        // SAFETY: `first + T <= TILE`; the caller vouches for `S`.
-        unsafe { dots[t] = S::dot(dots[t], weights, *x.get_unchecked(first + t)) };
-    }
-}
-
-#[inline(always)]
-unsafe fn all_tokens<S: Simd, W: Weights>(w: &[W], x: &[TokenBlock], out: &mut [[f32; LANES]]) {
+unsafe fn all_tokens<S: Simd, W: Weights>(w: &[W], x: Tokens, out: &mut [[f32; LANES]]) {
     let mut first = 0;
     while first < out.len() {
-        // SAFETY: `first + T <= out.len() <= TILE`; the caller vouches for `S`.
+        // SAFETY: `first + T <= out.len()`; the caller vouches for `S`.
         unsafe {
             first += match (out.len() - first).min(S::TOKENS) {
                 12.. => some_tokens::<S, W, 12>(w, x, first, out),
@@ -325,21 +338,27 @@ unsafe fn all_tokens<S: Simd, W: Weights>(w: &[W], x: &[TokenBlock], out: &mut [
 #[inline(always)]
 unsafe fn some_tokens<S: Simd, W: Weights, const T: usize>(
     w: &[W],
-    x: &[TokenBlock],
+    x: Tokens,
     first: usize,
     out: &mut [[f32; LANES]],
 ) -> usize {
-    // SAFETY: the caller vouches for `S` and for the tokens; `out` holds sixteen numbers for each.
+    assert!(x.sums.len() == w.len() * x.width && x.quants.len() == w.len() * PAIRS * x.width && first + T <= x.width);
+    // SAFETY: the tokens are there, as asserted; `out` holds sixteen numbers for each; the caller vouches for `S`.
     unsafe {
         let mut sums = [S::splat(0.0); T];
-        for (w, x) in w.iter().zip(x) {
+        for (run, w) in w.iter().enumerate() {
             if T > 2 {
                 let ahead = std::ptr::from_ref(w).cast::<u8>().wrapping_add(AHEAD);
                 for line in 0..size_of::<W>().div_ceil(64) {
                     S::prefetch(ahead.wrapping_add(line * 64));
                 }
             }
-            w.add::<S, T>(x, first, &mut sums);
+            let x = Run {
+                quants: x.quants.as_ptr().add(run * PAIRS * x.width + first),
+                sums: x.sums.as_ptr().add(run * x.width + first),
+                width: x.width,
+            };
+            w.add::<S, T>(x, &mut sums);
         }
         for t in 0..T {
             S::store(out[first + t].as_mut_ptr(), sums[t]);
