@@ -2,251 +2,14 @@
 //! Runs where `RAG_GYM_WINDOW_TESTS` is set (`cargo xtask test` sets it). Screenshots of every screen in
 //! both themes go to `artefacts/`.
 
-use std::cell::RefCell;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "window/driver.rs"]
+mod driver;
+#[path = "window/teaching.rs"]
+mod teaching;
 
-use anyhow::{Context, Result, bail, ensure};
-use fantoccini::actions::{InputSource, KeyAction, KeyActions};
-use fantoccini::{Client, ClientBuilder, Locator};
-use serde_json::{Value, json};
-
-const CONTROL: char = '\u{e009}';
-const ESCAPE: char = '\u{e00c}';
-const ENTER: char = '\u{e007}';
-/// A model that is woken on a busy machine takes its time.
-const PATIENCE: Duration = Duration::from_secs(150);
-
-/// Ends its process when the test does.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-struct Window {
-    client: Client,
-    home: tempfile::TempDir,
-    /// What the accessibility rules found, screen by screen.
-    barriers: RefCell<Vec<String>>,
-    _driver: Process,
-    _display: Process,
-}
-
-impl Window {
-    async fn open() -> Result<Window> {
-        let home = tempfile::tempdir()?;
-        let mut display = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1360x900x24", "-nolisten", "tcp"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start Xvfb: run `cargo xtask setup`")?;
-        let mut number = String::new();
-        BufReader::new(display.stdout.take().context("Xvfb has no output")?).read_line(&mut number)?;
-        let display = Process(display);
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let driver = Command::new("WebKitWebDriver")
-            .arg(format!("--port={port}"))
-            .env("DISPLAY", format!(":{}", number.trim()))
-            .env("TAURI_AUTOMATION", "true")
-            .env("TAURI_WEBVIEW_AUTOMATION", "true")
-            .env("RAG_GYM_HOME", home.path())
-            // What the page remembers of earlier windows (theme, text size) stays out of the test.
-            .env("XDG_DATA_HOME", home.path().join("data"))
-            .env("XDG_CONFIG_HOME", home.path().join("config"))
-            .env("XDG_CACHE_HOME", home.path().join("cache"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start WebKitWebDriver: run `cargo xtask setup`")?;
-        let driver = Process(driver);
-        let options = json!({"webkitgtk:browserOptions": {"binary": env!("CARGO_BIN_EXE_rag-gym-studio"), "args": []}});
-        let Value::Object(capabilities) = options else {
-            bail!("the capabilities are an object")
-        };
-        let mut builder = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
-        builder.capabilities(capabilities);
-        let url = format!("http://127.0.0.1:{port}");
-        let mut attempts = 0;
-        let client = loop {
-            match builder.connect(&url).await {
-                Ok(client) => break client,
-                Err(error) if attempts == 50 => return Err(error).context("cannot reach the window"),
-                Err(_) => attempts += 1,
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        };
-        client.set_window_rect(0, 0, 1360, 900).await?;
-        Ok(Window {
-            client,
-            home,
-            barriers: RefCell::default(),
-            _driver: driver,
-            _display: display,
-        })
-    }
-
-    async fn script(&self, body: &str) -> Result<Value> {
-        Ok(self.client.execute(body, Vec::new()).await?)
-    }
-
-    /// Waits until a JavaScript expression holds.
-    async fn holds(&self, expression: &str, patience: Duration) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            if self.script(&format!("return Boolean({expression})")).await? == Value::Bool(true) {
-                return Ok(());
-            }
-            if start.elapsed() > patience {
-                self.picture("failure").await?;
-                let page = self.script("return document.body.innerText.slice(0, 1500)").await?;
-                bail!("never came true: {expression}\nthe page says: {page}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn find(&self, test_id: &str) -> Result<fantoccini::elements::Element> {
-        self.holds(
-            &format!("document.querySelector('[data-testid=\"{test_id}\"]')"),
-            PATIENCE,
-        )
-        .await?;
-        let selector = format!("[data-testid=\"{test_id}\"]");
-        Ok(self.client.find(Locator::Css(&selector)).await?)
-    }
-
-    async fn click(&self, test_id: &str) -> Result<()> {
-        self.find(test_id)
-            .await?
-            .click()
-            .await
-            .with_context(|| format!("cannot click `{test_id}`"))
-    }
-
-    async fn text(&self, test_id: &str) -> Result<String> {
-        Ok(self.find(test_id).await?.text().await?)
-    }
-
-    async fn fill(&self, test_id: &str, text: &str) -> Result<()> {
-        let field = self.find(test_id).await?;
-        field.clear().await?;
-        field.send_keys(text).await?;
-        Ok(())
-    }
-
-    /// Sets a field of the page as a person would, whatever kind of field it is.
-    async fn choose(&self, test_id: &str, value: &str) -> Result<()> {
-        self.find(test_id).await?;
-        let (test_id, value) = (json!(test_id), json!(value));
-        self.script(&format!(
-            "const field = document.querySelector(`[data-testid=${{{test_id}}}]`); field.value = {value};
-             field.dispatchEvent(new Event('input', {{ bubbles: true }})); field.dispatchEvent(new Event('change', {{ bubbles: true }}));"
-        ))
-        .await?;
-        Ok(())
-    }
-
-    async fn press(&self, keys: &str) -> Result<()> {
-        for key in keys.chars() {
-            let actions = KeyActions::new("keys".into())
-                .then(KeyAction::Down { value: key })
-                .then(KeyAction::Up { value: key });
-            self.client.perform_actions(actions).await?;
-        }
-        Ok(())
-    }
-
-    async fn press_with_control(&self, key: char) -> Result<()> {
-        let actions = KeyActions::new("keys".into())
-            .then(KeyAction::Down { value: CONTROL })
-            .then(KeyAction::Down { value: key })
-            .then(KeyAction::Up { value: key })
-            .then(KeyAction::Up { value: CONTROL });
-        self.client.perform_actions(actions).await?;
-        Ok(())
-    }
-
-    async fn go(&self, hash: &str, until: &str) -> Result<()> {
-        self.script(&format!("location.hash = {}", json!(hash))).await?;
-        self.holds(until, PATIENCE).await
-    }
-
-    async fn picture(&self, name: &str) -> Result<()> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("artefacts");
-        std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join(format!("{name}.png")), self.client.screenshot().await?)?;
-        Ok(())
-    }
-
-    /// Pictures of the screen in both themes. Notes what the accessibility rules object to, and whether
-    /// anything sticks out of the window sideways.
-    async fn inspect(&self, name: &str) -> Result<()> {
-        for theme in ["dark", "light"] {
-            // Painted, not only set: two frames later.
-            let body = format!(
-                "const done = arguments[arguments.length - 1]; document.documentElement.dataset.theme = '{theme}';
-                 requestAnimationFrame(() => requestAnimationFrame(() => done(true)));"
-            );
-            self.client.execute_async(&body, Vec::new()).await?;
-            self.picture(&format!("{name}-{theme}")).await?;
-            let found = self
-                .client
-                .execute_async(
-                    "const done = arguments[arguments.length - 1];
-                     axe.run(document, { resultTypes: ['violations'], rules: { region: { enabled: false } } }).then((result) =>
-                       done(result.violations.flatMap((rule) => rule.nodes.slice(0, 3).map((node) => `${rule.id}: ${node.target} ${node.failureSummary}`))),
-                       (error) => done([String(error)]));",
-                    Vec::new(),
-                )
-                .await?;
-            for barrier in found.as_array().context("axe gives a list")? {
-                let barrier = barrier.as_str().unwrap_or_default();
-                self.barriers.borrow_mut().push(format!("{name}, {theme}: {barrier}"));
-            }
-        }
-        let wide = self
-            .script("return document.documentElement.scrollWidth > window.innerWidth")
-            .await?;
-        if wide != Value::Bool(false) {
-            self.barriers
-                .borrow_mut()
-                .push(format!("{name}: wider than the window"));
-        }
-        Ok(())
-    }
-
-    /// Brings axe-core into the page and begins to collect what goes wrong there.
-    async fn listen(&self) -> Result<()> {
-        let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui/node_modules/axe-core/axe.min.js");
-        let axe = std::fs::read_to_string(&axe).context("axe-core is missing: run `cargo xtask setup`")?;
-        self.script(&format!("{axe}; window.axe = axe;")).await?;
-        self.script(
-            "window.wrong = [];
-             for (const level of ['error', 'warn']) {
-               const before = console[level];
-               console[level] = (...said) => { window.wrong.push(said.map(String).join(' ')); before.apply(console, said); };
-             }
-             window.addEventListener('error', (event) => window.wrong.push(event.message));
-             window.addEventListener('unhandledrejection', (event) => window.wrong.push(String(event.reason)));
-             document.addEventListener('securitypolicyviolation', (event) => window.wrong.push(`refused by the policy: ${event.violatedDirective} ${event.blockedURI}`));",
-        )
-        .await?;
-        Ok(())
-    }
-
-    fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
-        let path = self.home.path().join(name);
-        std::fs::write(&path, content)?;
-        Ok(path)
-    }
-}
+use anyhow::{Result, ensure};
+use driver::{ENTER, ESCAPE, PATIENCE, Window};
+use serde_json::json;
 
 const IDLE: &str = "!document.querySelector('[data-testid=job]')";
 
@@ -263,6 +26,9 @@ async fn a_newcomer_asks_a_researcher_runs_and_compares_and_a_presenter_shows() 
     run_pause_resume_compare(&window).await?;
     episode_by_keyboard(&window).await?;
     present(&window).await?;
+    teaching::train(&window).await?;
+    teaching::annotate(&window).await?;
+    teaching::rewards_side_by_side(&window).await?;
     everywhere(&window).await?;
     let barriers = window.barriers.borrow().join("\n");
     ensure!(barriers.is_empty(), "barriers:\n{barriers}");
@@ -343,9 +109,15 @@ async fn earlier_questions_and_another_agent(window: &Window) -> Result<()> {
 async fn import_and_its_errors(window: &Window) -> Result<()> {
     let good = "{\"id\":\"a\",\"title\":\"Apple\",\"text\":\"A sweet fruit of a tree.\"}\n{\"id\":\"b\"\n";
     let file = window.write("fruit.jsonl", good)?;
-    window.press("5").await?;
-    window.fill("import-path", &file.to_string_lossy()).await?;
-    window.press("\t").await?;
+    window.press("7").await?;
+    window.find("import").await?;
+    // What the shell tells the page when a file is dropped on the window.
+    let dropped = json!({"paths": [file.to_string_lossy()], "position": {"x": 400, "y": 300}});
+    window
+        .script(&format!(
+            "window.__TAURI_INTERNALS__.invoke('plugin:event|emit', {{ event: 'tauri://drag-drop', payload: {dropped} }})"
+        ))
+        .await?;
     // The file is looked into before anything is imported.
     let preview = window.text("import-preview").await?;
     ensure!(
@@ -479,9 +251,11 @@ async fn run_pause_resume_compare(window: &Window) -> Result<()> {
         table.contains("short") && table.contains("paused") && table.contains("8 shared questions"),
         "the comparison: {table}"
     );
+    // The rows in sight are drawn; all that either run asked are counted, under a head.
     window
         .holds(
-            "document.querySelectorAll('[data-testid=compare-row]').length >= 3",
+            "document.querySelectorAll('[data-testid=compare-row]').length >= 3
+             && document.querySelector('table:has([data-testid=compare-row])').ariaRowCount === '41'",
             PATIENCE,
         )
         .await?;
@@ -595,7 +369,7 @@ async fn everywhere(window: &Window) -> Result<()> {
     window.find("sheet").await?;
     window.inspect("shortcuts").await?;
     window.press(&ESCAPE.to_string()).await?;
-    window.press("6").await?;
+    window.press("8").await?;
     window.find("model-row").await?;
     window.inspect("models").await?;
 
@@ -604,7 +378,9 @@ async fn everywhere(window: &Window) -> Result<()> {
     for _ in 0..5 {
         window.press_with_control('=').await?;
     }
-    for place in ["home", "ask", "runs", "compare", "corpora", "models", "settings"] {
+    for place in [
+        "home", "ask", "runs", "compare", "train", "annotate", "corpora", "models", "settings",
+    ] {
         window
             .go(
                 &format!("#/{place}"),

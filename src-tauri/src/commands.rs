@@ -4,20 +4,21 @@ use std::path::PathBuf;
 
 use studio::compare::Comparison;
 use studio::doctor::Check;
+use studio::endpoint::{Route, Settings};
 use studio::preview::PreviewView;
 use studio::view::{
     AskEvent, AskRequest, EpisodeRow, EpisodeView, ErrorView, ImportView, JobView, ModelView, Overview, Progress,
     QuestionPage, RunRequest, RunView, SearchView, TermView,
 };
-use studio::{Format, Studio, StudioError};
+use studio::{Cancel, Format, Studio, StudioError};
 use tauri::State;
 use tauri::ipc::Channel;
 
 use crate::asking::{Batcher, Meter, Tasks};
 
-type Reply<T> = Result<T, ErrorView>;
+pub(crate) type Reply<T> = Result<T, ErrorView>;
 
-async fn on_thread<T: Send + 'static>(
+pub(crate) async fn on_thread<T: Send + 'static>(
     studio: &State<'_, Studio>,
     work: impl FnOnce(Studio) -> Result<T, StudioError> + Send + 'static,
 ) -> Reply<T> {
@@ -238,6 +239,31 @@ pub async fn export_run(studio: State<'_, Studio>, run: String, path: String) ->
 #[specta::specta]
 pub async fn add_model(studio: State<'_, Studio>, path: String, name: String) -> Reply<ModelView> {
     on_thread(&studio, move |studio| studio.add_model(&PathBuf::from(path), &name)).await
+}
+
+/// Registers a model behind a server; returns what may keep it from working.
+#[tauri::command]
+#[specta::specta]
+pub async fn add_endpoint(
+    studio: State<'_, Studio>,
+    name: String,
+    url: String,
+    model: String,
+    key_env: Option<String>,
+    grammar: bool,
+) -> Reply<Vec<String>> {
+    on_thread(&studio, move |studio| {
+        let settings = Settings {
+            url,
+            model,
+            key_env,
+            context_tokens: None,
+            route: Route::default(),
+            grammar,
+        };
+        Ok(studio.add_endpoint(&name, settings, &Cancel::default())?.notes)
+    })
+    .await
 }
 
 #[tauri::command]

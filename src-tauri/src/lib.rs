@@ -2,6 +2,7 @@
 
 mod asking;
 mod commands;
+mod teaching;
 
 use studio::Studio;
 use tauri::Manager;
@@ -9,6 +10,7 @@ use tauri::Manager;
 /// Commands of the page, with their types.
 fn bindings() -> tauri_specta::Builder<tauri::Wry> {
     use commands::*;
+    use teaching::*;
     tauri_specta::Builder::new()
         .commands(tauri_specta::collect_commands![
             overview,
@@ -35,8 +37,24 @@ fn bindings() -> tauri_specta::Builder<tauri::Wry> {
             search,
             explain,
             add_model,
+            add_endpoint,
             remove_model,
             doctor,
+            start_training,
+            resume_training,
+            pause_training,
+            keep_training,
+            remove_training,
+            trainings,
+            training,
+            training_steps,
+            verdicts,
+            annotate,
+            agreement,
+            human_states,
+            human_state,
+            judge_by_hand,
+            unjudge,
         ])
         // One type a value, whichever way it crosses.
         .disable_serde_phases()

@@ -368,12 +368,12 @@ pub struct TrainOptions {
     eval_ratio: f64,
     /// Steps between evaluations [default: each epoch]
     #[arg(long, default_value_t = 0)]
-    eval_every: u64,
+    eval_every: u32,
     /// Evaluations without improvement before the end; 0 goes on to the end
     #[arg(long, default_value_t = 0)]
     patience: u32,
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    seed: u32,
 }
 
 impl TrainOptions {
@@ -390,18 +390,18 @@ impl TrainOptions {
             k: self.k,
             base: self.base,
             out: self.out,
-            rank: self.rank as usize,
+            rank: self.rank,
             alpha: self.alpha,
             targets: self.targets,
             learning_rate: self.lr,
             schedule: self.schedule,
             warm_up: self.warm_up,
             epochs: self.epochs,
-            batch: self.batch as usize,
+            batch: self.batch,
             beta: self.beta,
             centre: self.centre,
             dropout: self.dropout,
-            max_length: self.max_length as usize,
+            max_length: self.max_length,
             eval_ratio: self.eval_ratio,
             eval_every: self.eval_every,
             patience: self.patience,

@@ -70,6 +70,18 @@ impl Store {
         Ok(())
     }
 
+    /// Takes a judge's verdict on a step back, if there is one; a step's own stays as long as the step.
+    pub fn remove_verdict(&self, run_id: &str, question_id: &QuestionId, step_idx: u32, judge_id: &str) -> Result<()> {
+        sql::execute(
+            &self.lock(),
+            "DELETE FROM verdict
+             WHERE run_id = ?1 AND question_id = ?2 AND step_idx = ?3 AND judge_id = ?4 AND judge_id <> ?5",
+            params![run_id, question_id.0, step_idx, judge_id, RUN_JUDGE],
+        )
+        .attempt("removing a verdict")?;
+        Ok(())
+    }
+
     /// By step, then judge; the run's own included, under [`RUN_JUDGE`].
     pub fn verdicts(&self, run_id: &str, question_id: &QuestionId) -> Result<Vec<StoredVerdict>> {
         of_episode(&self.lock(), run_id, question_id)
@@ -175,6 +187,14 @@ mod tests {
         store.set_verdict_latency("r1", &id("q1"), 0, RUN_JUDGE, 7).unwrap();
         let latencies = store.verdicts("r1", &id("q1")).unwrap();
         assert_eq!(latencies.iter().map(|v| v.latency_ms).collect::<Vec<_>>(), [0, 3, 7]);
+        for judge in ["human", RUN_JUDGE, "nobody"] {
+            store.remove_verdict("r1", &id("q1"), 0, judge).unwrap();
+        }
+        let left = store.verdicts("r1", &id("q1")).unwrap();
+        assert_eq!(
+            left.iter().map(|v| v.judge_id.as_str()).collect::<Vec<_>>(),
+            ["llm/1", RUN_JUDGE]
+        );
         // Other judges' verdicts are not the step's.
         assert_eq!(store.steps("r1", &id("q1")).unwrap(), [testing::step(0)]);
     }

@@ -17,8 +17,10 @@ mod engines;
 mod error;
 mod evaluate;
 mod export;
+mod human;
 mod inspect;
 mod judges;
+mod lessons;
 mod library;
 pub mod preview;
 mod results;
@@ -30,6 +32,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod train;
+mod trainings;
 pub mod view;
 
 use std::collections::HashMap;
@@ -43,10 +46,12 @@ pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
 pub use export::{Exported, Format};
 pub use gym::Cancel;
+pub use human::{AgreementView, HumanState, HumanView, VerdictView};
 pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
 pub use run::RunOptions;
-pub use train::{TrainReport, TrainRequest, TrainStep};
+pub use train::{EvalPoint, TrainReport, TrainRequest, TrainStep};
+pub use trainings::TrainingView;
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
@@ -65,6 +70,7 @@ struct Inner {
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,
+    trainings: Mutex<HashMap<String, trainings::TrainingJob>>,
     /// Scores of finished runs, by id.
     finished_runs: Mutex<HashMap<String, view::RunView>>,
 }
@@ -90,6 +96,7 @@ impl Studio {
                 endpoints: Mutex::default(),
                 indexes: Mutex::default(),
                 jobs: Mutex::default(),
+                trainings: Mutex::default(),
                 finished_runs: Mutex::default(),
             }),
         })

@@ -326,10 +326,12 @@ impl Studio {
         Ok(())
     }
 
+    /// Runs and trainings at work in this process.
     pub fn jobs(&self) -> Vec<JobView> {
         lock(&self.inner.jobs)
             .iter()
             .map(|(run, job)| job_view(run, job))
+            .chain(self.training_jobs())
             .collect()
     }
 
@@ -402,6 +404,7 @@ fn job_view(run: &str, job: &Job) -> JobView {
     let here = f64::from(job.done.saturating_sub(job.done_before));
     let left = f64::from(job.total.saturating_sub(job.done));
     JobView {
+        kind: "run".into(),
         run: run.into(),
         name: job.name.clone(),
         done: job.done,

@@ -5,23 +5,22 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gym::{Agent, AgentKind, LabelledQuestion, PromptStyle, Seed};
-use serde::Serialize;
-use store::EpisodeStatus;
+use gym::Seed;
+use serde::{Deserialize, Serialize};
+use specta::Type;
 use training::TrainingError;
 use training::adapter::{Adapter, AdapterConfig};
 use training::base::{Base, Part};
-use training::expert::expert;
-use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
 use training::optimizer::Schedule;
-use training::train::{Evaluation, StepReport, TrainingConfig, split, train};
+use training::train::{Evaluation, StepReport, Trained, TrainingConfig, split, train};
 
 use crate::library::check_name;
+use crate::trainings::Record;
 use crate::{Cancel, Result, Studio, StudioError};
 
 /// What to train, on what. Numbers left open take the method's defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct TrainRequest {
     /// sft, dpo or prm.
     pub method: String,
@@ -43,29 +42,29 @@ pub struct TrainRequest {
     /// A model, or an adapter to go on from.
     pub base: String,
     pub out: String,
-    pub rank: usize,
+    pub rank: u32,
     pub alpha: f32,
     pub targets: Vec<String>,
     pub learning_rate: Option<f32>,
     pub schedule: String,
     pub warm_up: f32,
     pub epochs: u32,
-    pub batch: usize,
+    pub batch: u32,
     pub beta: f32,
     pub centre: f32,
     pub dropout: f32,
-    pub max_length: usize,
+    pub max_length: u32,
     pub eval_ratio: f64,
-    pub eval_every: u64,
+    pub eval_every: u32,
     pub patience: u32,
-    pub seed: u64,
+    pub seed: u32,
 }
 
 /// One optimiser step, as it is shown and logged.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct TrainStep {
-    pub step: u64,
-    pub steps: u64,
+    pub step: u32,
+    pub steps: u32,
     pub loss: f64,
     pub learning_rate: f64,
     /// Tokens computed; what the step's examples share at their beginning counts once.
@@ -78,7 +77,32 @@ pub struct TrainStep {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<Evaluation>,
+    pub eval: Option<EvalPoint>,
+}
+
+/// Held-out examples, measured after a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
+pub struct EvalPoint {
+    pub step: u32,
+    pub loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Action tokens or pairs.
+    pub n: u32,
+}
+
+impl From<Evaluation> for EvalPoint {
+    fn from(evaluation: Evaluation) -> Self {
+        EvalPoint {
+            step: evaluation.step as u32,
+            loss: evaluation.loss,
+            margin: evaluation.margin,
+            accuracy: evaluation.accuracy,
+            n: evaluation.n as u32,
+        }
+    }
 }
 
 /// What became of a training.
@@ -96,6 +120,18 @@ pub struct TrainReport {
     pub took_ms: u64,
 }
 
+/// A training whose settings and data are in order, and that no one else works on.
+pub(crate) struct Prepared {
+    pub request: TrainRequest,
+    record: Record,
+    root: store::Model,
+    base: Base,
+    start: Option<Adapter>,
+    config: TrainingConfig,
+    examples: Vec<Example>,
+    held_out: Vec<Example>,
+}
+
 impl Studio {
     /// Trains an adapter and registers it as a model. A training of the same name that was stopped goes on.
     pub fn train(
@@ -105,38 +141,51 @@ impl Studio {
         on_step: &mut dyn FnMut(&TrainStep),
     ) -> Result<TrainReport> {
         let started = Instant::now();
+        self.carry_out(self.prepare(request)?, started, cancel, on_step)
+    }
+
+    /// Reads the base and the data, then opens the training's record.
+    pub(crate) fn prepare(&self, request: &TrainRequest) -> Result<Prepared> {
         check_name(&request.out)?;
-        let (root, start_dir) = self.root_of(&request.base)?;
-        let dir = self.home().join("models").join(&request.out);
-        if self.store().model(&request.out).is_ok() && !dir.join(CHECKPOINT).exists() {
+        if self.store().model(&request.out).is_ok() && !self.training_dir(&request.out).join(CHECKPOINT).exists() {
             let message = format!(
                 "there is a model `{}` already; remove it or choose another name",
                 request.out
             );
             return Err(StudioError::Invalid(message));
         }
-        let objective = objective(request)?;
-        let base = Base::open(Path::new(&root.path))?;
-        let start = match &start_dir {
-            Some(dir) => Some(Adapter::load(&base.config, dir)?),
-            None => None,
-        };
-        let config = self.config(request, objective, start.as_ref())?;
-        let examples = self.examples(request, objective, Path::new(&root.path))?;
+        let (root, base, start, config) = self.settled(request)?;
+        let examples = self.examples(request, config.objective, Path::new(&root.path))?;
         let (examples, held_out) = split(examples, request.eval_ratio, config.seed.derive_str("split"));
-        std::fs::create_dir_all(&dir).map_err(|source| StudioError::File {
-            action: "create",
-            path: dir.clone(),
-            source,
-        })?;
-        let checkpoint = dir.join(CHECKPOINT);
+        let dir = self.training_dir(&request.out);
+        Ok(Prepared {
+            record: Record::begin(&dir, request, examples.len(), held_out.len())?,
+            request: request.clone(),
+            root,
+            base,
+            start,
+            config,
+            examples,
+            held_out,
+        })
+    }
+
+    pub(crate) fn carry_out(
+        &self,
+        prepared: Prepared,
+        started: Instant,
+        cancel: &Cancel,
+        on_step: &mut dyn FnMut(&TrainStep),
+    ) -> Result<TrainReport> {
+        let dir = self.training_dir(&prepared.request.out);
+        let (examples, held_out) = (prepared.examples.len(), prepared.held_out.len());
         let mut log = StepLog::new(&dir);
         let mut last = Instant::now();
         let mut shown = |report: &StepReport| {
             let seconds = last.elapsed().as_secs_f64();
             let step = TrainStep {
-                step: report.step,
-                steps: report.steps,
+                step: report.step as u32,
+                steps: report.steps as u32,
                 loss: report.measure.loss,
                 learning_rate: report.learning_rate,
                 tokens_per_second: report.tokens as f64 / seconds,
@@ -144,25 +193,64 @@ impl Studio {
                 grad_norm: report.grad_norm,
                 margin: report.measure.margin,
                 accuracy: report.measure.accuracy,
-                eval: report.evaluation,
+                eval: report.evaluation.map(EvalPoint::from),
             };
             last = Instant::now();
             log.write(&step);
             on_step(&step);
         };
-        let start = start.as_ref();
         let trained = train(
-            &base,
-            &config,
-            start,
-            &examples,
-            &held_out,
-            &checkpoint,
+            &prepared.base,
+            &prepared.config,
+            prepared.start.as_ref(),
+            &prepared.examples,
+            &prepared.held_out,
+            &dir.join(CHECKPOINT),
             cancel,
             &mut shown,
-        )?;
+        )
+        .map_err(StudioError::from)
+        .and_then(|trained| {
+            self.keep(&prepared.request, &prepared.root, &prepared.base, &trained)?;
+            Ok(trained)
+        });
+        prepared.record.end(trained.as_ref().err())?;
+        let trained = trained?;
+        Ok(TrainReport {
+            adapter: prepared.request.out,
+            path: dir.display().to_string(),
+            eval: trained.evaluation,
+            steps: trained.steps,
+            stopped_early: trained.stopped_early,
+            examples,
+            held_out,
+            peak_memory_bytes: peak_memory_bytes(),
+            took_ms: started.elapsed().as_millis() as u64,
+        })
+    }
+
+    /// Ends a stopped training with what its checkpoint holds.
+    pub(crate) fn keep_stopped(&self, request: &TrainRequest) -> Result<()> {
+        let dir = self.training_dir(&request.out);
+        let checkpoint = dir.join(CHECKPOINT);
+        if !checkpoint.exists() {
+            return Err(StudioError::Invalid(format!(
+                "training `{}` stopped before its first step was saved: resume or remove it",
+                request.out
+            )));
+        }
+        let record = Record::reopen(&dir)?;
+        let (root, base, _, config) = self.settled(request)?;
+        let trained = training::train::so_far(&base, config.adapter, &checkpoint)?;
+        self.keep(request, &root, &base, &trained)?;
+        record.end(None)
+    }
+
+    /// Writes the adapter's files and registers it.
+    fn keep(&self, request: &TrainRequest, root: &store::Model, base: &Base, trained: &Trained) -> Result<()> {
+        let dir = self.training_dir(&request.out);
         trained.adapter.save(&base.config, &dir, &root.name)?;
-        let reward = matches!(objective, Objective::Prm { .. });
+        let reward = request.method == "prm";
         self.store().put_model(&store::Model {
             name: request.out.clone(),
             kind: if reward { "reward" } else { "language" }.into(),
@@ -174,18 +262,24 @@ impl Studio {
         })?;
         self.forget_loaded(&request.out)?;
         // Only now: a training that dies before is gone on with, not begun again.
-        let _ = std::fs::remove_file(&checkpoint);
-        Ok(TrainReport {
-            adapter: request.out.clone(),
-            path: dir.display().to_string(),
-            eval: trained.evaluation,
-            steps: trained.steps,
-            stopped_early: trained.stopped_early,
-            examples: examples.len(),
-            held_out: held_out.len(),
-            peak_memory_bytes: peak_memory_bytes(),
-            took_ms: started.elapsed().as_millis() as u64,
-        })
+        let _ = std::fs::remove_file(dir.join(CHECKPOINT));
+        Ok(())
+    }
+
+    pub(crate) fn training_dir(&self, name: &str) -> PathBuf {
+        self.home().join("models").join(name)
+    }
+
+    fn settled(&self, request: &TrainRequest) -> Result<(store::Model, Base, Option<Adapter>, TrainingConfig)> {
+        let (root, start_dir) = self.root_of(&request.base)?;
+        let objective = objective(request)?;
+        let base = Base::open(Path::new(&root.path))?;
+        let start = match &start_dir {
+            Some(dir) => Some(Adapter::load(&base.config, dir)?),
+            None => None,
+        };
+        let config = self.config(request, objective, start.as_ref())?;
+        Ok((root, base, start, config))
     }
 
     /// The model file under a model, and the adapter's folder if it is one.
@@ -211,7 +305,7 @@ impl Studio {
                 ..start.config.clone()
             },
             None => AdapterConfig {
-                rank: request.rank,
+                rank: request.rank as usize,
                 alpha: request.alpha,
                 targets,
                 head,
@@ -231,123 +325,21 @@ impl Studio {
             },
             warm_up: request.warm_up,
             epochs: request.epochs,
-            batch: request.batch,
+            batch: request.batch as usize,
             dropout: request.dropout,
-            max_length: request.max_length,
-            eval_every: request.eval_every,
+            max_length: request.max_length as usize,
+            eval_every: request.eval_every.into(),
             patience: request.patience,
-            seed: Seed(request.seed),
+            seed: Seed(request.seed.into()),
             ..defaults
         })
-    }
-
-    fn examples(&self, request: &TrainRequest, objective: Objective, model: &Path) -> Result<Vec<Example>> {
-        if request.judge.is_some() && (objective == Objective::Sft || request.runs.is_empty()) {
-            return Err(StudioError::Invalid(
-                "--judge chooses whose rewards of a run dpo and prm learn from".into(),
-            ));
-        }
-        let mut all = Vec::new();
-        for run in &request.runs {
-            all.extend(self.lessons_of_run(run, objective, request.judge.as_deref())?);
-        }
-        for file in &request.files {
-            all.extend(lessons_of_file(file)?);
-        }
-        if !request.expert.is_empty() && objective != Objective::Sft {
-            return Err(StudioError::Invalid(
-                "gold evidence teaches sft only: dpo and prm need a judged run".into(),
-            ));
-        }
-        for set in &request.expert {
-            all.extend(self.lessons_of_gold(request, set)?);
-        }
-        if all.is_empty() {
-            return Err(StudioError::Invalid(
-                "there is nothing to learn: no finished episode has a good outcome and, for dpo and prm, a state with \
-                 candidates above 0.75 and below 0.5"
-                    .into(),
-            ));
-        }
-        let encoder = Encoder::open(model)?;
-        Ok(all
-            .iter()
-            .map(|lesson| encoder.example(lesson))
-            .collect::<training::Result<_>>()?)
-    }
-
-    fn lessons_of_run(&self, run: &str, objective: Objective, judge: Option<&str>) -> Result<Vec<Lesson>> {
-        let mut all = Vec::new();
-        self.each_episode(run, judge, |labelled, steps| {
-            refuse_test(labelled)?;
-            all.extend(lessons(labelled, steps, objective, Selection::default()));
-            Ok(())
-        })?;
-        Ok(all)
-    }
-
-    /// Calls back with every finished episode of a run; with a judge, candidates have that judge's rewards,
-    /// or none in states that it has not judged.
-    pub(crate) fn each_episode(
-        &self,
-        run: &str,
-        judge: Option<&str>,
-        mut each: impl FnMut(&LabelledQuestion, &[gym::Step]) -> Result<()>,
-    ) -> Result<()> {
-        self.run_row(run)?;
-        let rewards = judge.map(|judge| self.rewards_by(run, judge)).transpose()?;
-        for episode in self.store().episodes(run)? {
-            if episode.status != EpisodeStatus::Finished {
-                continue;
-            }
-            let question = &episode.question_id;
-            let labelled = self.store().episode_question(run, question)?;
-            let mut steps = self.store().steps(run, question)?;
-            if let Some(rewards) = &rewards {
-                for step in &mut steps {
-                    let given = rewards.get(&(question.clone(), step.step_idx));
-                    for (idx, candidate) in step.candidates.iter_mut().enumerate() {
-                        candidate.reward = given.and_then(|given| given.get(idx).copied());
-                    }
-                }
-            }
-            each(&labelled, &steps)?;
-        }
-        Ok(())
-    }
-
-    fn lessons_of_gold(&self, request: &TrainRequest, set: &str) -> Result<Vec<Lesson>> {
-        let corpus = match &request.corpus {
-            Some(corpus) => corpus.clone(),
-            None => self.store().question_set(set)?.corpus.ok_or_else(|| {
-                StudioError::Invalid(format!("question set `{set}` names no corpus: say which with --corpus"))
-            })?,
-        };
-        let index = self.index(&corpus)?;
-        let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
-        let (mut all, mut readers) = (Vec::new(), HashSet::new());
-        for name in &request.agents {
-            let kind: AgentKind = name
-                .parse()
-                .map_err(|error: gym::agent::UnknownName| StudioError::Invalid(error.to_string()))?;
-            let agent = Agent::new(kind, PromptStyle::Compact);
-            for labelled in &questions {
-                refuse_test(labelled)?;
-                let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;
-                all.extend(policy);
-                // Agents that read ask their reader the same.
-                let new = |lesson: &Lesson| readers.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
-                all.extend(reader.into_iter().filter(new));
-            }
-        }
-        Ok(all)
     }
 }
 
 /// Where a training that is not finished keeps what it needs to go on.
-const CHECKPOINT: &str = "checkpoint.safetensors";
-
-/// Every step of a training as JSON lines, `steps.jsonl` in the adapter's folder.
+pub(crate) const CHECKPOINT: &str = "checkpoint.safetensors";
+/// Every step of a training as JSON lines, in the adapter's folder.
+pub(crate) const STEPS: &str = "steps.jsonl";
 struct StepLog {
     path: PathBuf,
     file: Option<std::fs::File>,
@@ -356,7 +348,7 @@ struct StepLog {
 impl StepLog {
     fn new(dir: &Path) -> StepLog {
         StepLog {
-            path: dir.join("steps.jsonl"),
+            path: dir.join(STEPS),
             file: None,
         }
     }
@@ -399,32 +391,6 @@ fn part(name: &str) -> Result<Part> {
             names.join(", ")
         ))
     })
-}
-
-/// What a test measures must not be learnt.
-fn refuse_test(labelled: &LabelledQuestion) -> Result<()> {
-    match labelled.split.as_deref() {
-        Some("test") => Err(StudioError::Invalid(format!(
-            "question `{}` belongs to a test split: it is for measuring, not for training",
-            labelled.question.id.0
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
-    let text = std::fs::read_to_string(path).map_err(|source| StudioError::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(idx, line)| {
-            from_trl(line)
-                .map_err(|message| StudioError::Invalid(format!("{}, line {}: {message}", path.display(), idx + 1)))
-        })
-        .collect()
 }
 
 /// The most memory that this process has held, where the system tells.

@@ -315,12 +315,15 @@ pub struct Progress {
 /// A long job of this process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
 pub struct JobView {
+    /// run | training
+    pub kind: String,
+    /// The run's id, or the training's name.
     pub run: String,
     pub name: String,
     pub done: u32,
     pub total: u32,
     pub elapsed_ms: f64,
-    /// `None` until one question is done.
+    /// `None` until one question or step is done.
     pub eta_ms: Option<f64>,
 }
 

@@ -298,6 +298,37 @@ pub fn train(
     })
 }
 
+/// What a stopped training has come to: the best by evaluation if there was one, else the last.
+///
+/// `adapter` is that of its settings. Errors if the checkpoint is damaged or holds an adapter of another size.
+pub fn so_far(base: &Base, adapter: AdapterConfig, checkpoint: &Path) -> Result<Trained> {
+    let damaged = |message: String| TrainingError::Corrupt {
+        path: checkpoint.into(),
+        message,
+    };
+    let tensors =
+        candle_core::safetensors::load(checkpoint, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+    let get = |name: &str| tensors.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
+    let progress: Progress =
+        serde_json::from_slice(&get("progress")?.to_vec1::<u8>()?).map_err(|error| damaged(error.to_string()))?;
+    let values = get(if progress.best.is_some() { "best" } else { "values" })?.to_vec1()?;
+    let mut adapter = Adapter::new(&base.config, adapter, Seed(0))?;
+    if values.len() != adapter.values.len() {
+        let expected = adapter.values.len();
+        return Err(damaged(format!(
+            "it holds {} numbers, expected {expected}",
+            values.len()
+        )));
+    }
+    adapter.values = values;
+    Ok(Trained {
+        adapter,
+        steps: progress.step,
+        evaluation: progress.best,
+        stopped_early: true,
+    })
+}
+
 /// Examples whose question is held out, and all others: a `share` of the questions, at least one of
 /// several, by their seeded hashes, so that no question is on both sides.
 pub fn split(examples: Vec<Example>, share: f64, seed: Seed) -> (Vec<Example>, Vec<Example>) {

@@ -5,6 +5,7 @@ import { getCurrentWindow } from "@tauri-apps/api/window";
 import { open, save } from "@tauri-apps/plugin-dialog";
 import { commands } from "./bindings";
 import type {
+  AgreementView,
   AskEvent,
   AskRequest,
   Check,
@@ -12,6 +13,8 @@ import type {
   EpisodeRow,
   EpisodeView,
   ErrorView,
+  HumanState,
+  HumanView,
   ImportView,
   JobView,
   ModelView,
@@ -23,6 +26,10 @@ import type {
   RunView,
   SearchView,
   TermView,
+  TrainingView,
+  TrainRequest,
+  TrainStep,
+  VerdictView,
 } from "./bindings";
 
 export type * from "./bindings";
@@ -34,6 +41,11 @@ export type ImportRequest = {
   corpus: string | null;
   format: string | null;
 };
+
+export type EndpointRequest = { name: string; url: string; model: string; keyEnv: string | null; grammar: boolean };
+
+/** A state's place in its run. */
+export type StatePlace = { run: string; question: string; step: number };
 
 export interface Api {
   overview(): Promise<Overview>;
@@ -57,7 +69,24 @@ export interface Api {
   compare(runs: string[]): Promise<Comparison>;
   exportRun(run: string, path: string): Promise<number>;
   addModel(path: string, name: string): Promise<ModelView>;
+  /** Returns what may keep it from working. */
+  addEndpoint(request: EndpointRequest): Promise<string[]>;
   removeModel(name: string): Promise<void>;
+  startTraining(request: TrainRequest): Promise<void>;
+  resumeTraining(name: string): Promise<void>;
+  pauseTraining(name: string): Promise<void>;
+  keepTraining(name: string): Promise<void>;
+  removeTraining(name: string): Promise<void>;
+  trainings(): Promise<TrainingView[]>;
+  training(name: string): Promise<TrainingView>;
+  trainingSteps(name: string, after: number): Promise<TrainStep[]>;
+  verdicts(run: string, question: string): Promise<VerdictView[]>;
+  annotate(key: string, run: string, judge: string, progress: (progress: Progress) => void): Promise<number>;
+  agreement(run: string, a: string, b: string): Promise<AgreementView>;
+  humanStates(run: string): Promise<HumanState[]>;
+  humanState(state: StatePlace): Promise<HumanView>;
+  judgeByHand(state: StatePlace, best: number[], worst: number[], tookMs: number): Promise<void>;
+  unjudge(state: StatePlace): Promise<void>;
   doctor(): Promise<Check[]>;
   search(corpus: string, query: string, k: number): Promise<SearchView>;
   explain(corpus: string, query: string, passage: string): Promise<TermView[]>;
@@ -99,7 +128,23 @@ const tauri: Api = {
   compare: (runs) => commands.compare(runs),
   exportRun: (run, path) => commands.exportRun(run, path),
   addModel: (path, name) => commands.addModel(path, name),
+  addEndpoint: ({ name, url, model, keyEnv, grammar }) => commands.addEndpoint(name, url, model, keyEnv, grammar),
   removeModel: async (name) => void (await commands.removeModel(name)),
+  startTraining: async (request) => void (await commands.startTraining(request)),
+  resumeTraining: async (name) => void (await commands.resumeTraining(name)),
+  pauseTraining: async (name) => void (await commands.pauseTraining(name)),
+  keepTraining: async (name) => void (await commands.keepTraining(name)),
+  removeTraining: async (name) => void (await commands.removeTraining(name)),
+  trainings: () => commands.trainings(),
+  training: (name) => commands.training(name),
+  trainingSteps: (name, after) => commands.trainingSteps(name, after),
+  verdicts: (run, question) => commands.verdicts(run, question),
+  annotate: (key, run, judge, progress) => commands.annotate(key, run, judge, channel(progress)),
+  agreement: (run, a, b) => commands.agreement(run, a, b),
+  humanStates: (run) => commands.humanStates(run),
+  humanState: ({ run, question, step }) => commands.humanState(run, question, step),
+  judgeByHand: async ({ run, question, step }, best, worst, tookMs) => void (await commands.judgeByHand(run, question, step, best, worst, tookMs)),
+  unjudge: async ({ run, question, step }) => void (await commands.unjudge(run, question, step)),
   doctor: () => commands.doctor(),
   search: (corpus, query, k) => commands.search(corpus, query, k),
   explain: (corpus, query, passage) => commands.explain(corpus, query, passage),

@@ -48,10 +48,15 @@ export function commandLine(request: RunRequest): string {
     ["limit", request.limit],
     ["name", request.name || null],
   ];
+  return spelled("rag-gym run", options);
+}
+
+/** A command with those of its options that have a value. */
+export function spelled(command: string, options: [string, string | number | null | undefined][]): string {
   const given = options.filter(([, value]) => value != null && value !== "");
-  return ["rag-gym run", ...given.map(([name, value]) => `--${name} ${quoted(String(value))}`)].join(" ");
+  return [command, ...given.map(([name, value]) => `--${name} ${quoted(String(value))}`)].join(" ");
 }
 
 function quoted(value: string): string {
-  return /^[\w./:=+-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
+  return /^[\w./:=+,-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }

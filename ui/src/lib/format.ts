@@ -60,3 +60,11 @@ export function count(value: number): string {
 export function plural(value: number, one: string, many = `${one}s`): string {
   return `${count(value)} ${value === 1 ? one : many}`;
 }
+
+/** Three digits of a number of any size: "0.000125" is "1.25e−4". */
+export function short(value: Maybe): string {
+  if (value == null) return "–";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2).replace(/\.?0*e\+?/, "e") : String(Number(value.toPrecision(3)));
+  return text.replaceAll("-", "−");
+}

@@ -1,4 +1,4 @@
-import { api, errorOf, type AgentSettings, type ErrorView, type JobView, type Overview } from "../ipc";
+import { api, errorOf, type AgentSettings, type ErrorView, type JobView, type Overview, type TrainingView, type TrainRequest } from "../ipc";
 import { defaultSettings } from "./command";
 import { idle, take, told, type Live } from "./live";
 
@@ -55,6 +55,10 @@ class Shared {
   /** Something that no screen expected. */
   fault = $state<ErrorView | null>(null);
   jobs = $state<JobView[]>([]);
+  /** Newest first. */
+  trainings = $state.raw<TrainingView[]>([]);
+  /** What the form of the next training begins with. */
+  draft = $state<TrainRequest | null>(null);
   question = $state("");
   settings = $state<AgentSettings | null>(null);
   asking = new Asking();
@@ -65,8 +69,9 @@ class Shared {
 
   async refresh() {
     try {
-      const overview = await api.overview();
+      const [overview, trainings] = await Promise.all([api.overview(), api.trainings()]);
       this.overview = overview;
+      this.trainings = trainings;
       this.error = null;
       if (!this.#typed && !this.question) this.question = overview.sample_question;
       this.#typed = true;
@@ -79,14 +84,15 @@ class Shared {
 
   /** Hears how far the jobs are; when one began or ended, the lists are read again. */
   async refreshJobs() {
-    const before = this.jobs.map((job) => job.run).join();
+    const which = () => this.jobs.map((job) => job.kind + job.run).join();
+    const before = which();
     try {
       const jobs = (await api.jobs()).toSorted((a, b) => a.run.localeCompare(b.run));
       if (jobs.length || this.jobs.length) this.jobs = jobs;
     } catch {
       return;
     }
-    if (this.jobs.map((job) => job.run).join() !== before) await this.refresh();
+    if (which() !== before) await this.refresh();
   }
 
   get busy() {
@@ -135,6 +141,7 @@ function restored(overview: Overview): AgentSettings {
   if (models.length && !models.some((model) => model.name === settings.model)) {
     settings.model = models[0]?.name ?? settings.model;
   }
+  if (!overview.models.some((model) => model.name === settings.reward_model)) settings.reward_model = null;
   return settings;
 }
 

@@ -1,0 +1,142 @@
+//! What trainings learn from: stored runs, gold evidence, files.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use gym::{Agent, AgentKind, LabelledQuestion, PromptStyle};
+use store::EpisodeStatus;
+use training::expert::expert;
+use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons};
+use training::objective::{Example, Objective};
+
+use crate::{Result, Studio, StudioError, TrainRequest};
+
+impl Studio {
+    pub(crate) fn examples(&self, request: &TrainRequest, objective: Objective, model: &Path) -> Result<Vec<Example>> {
+        if request.judge.is_some() && (objective == Objective::Sft || request.runs.is_empty()) {
+            return Err(StudioError::Invalid(
+                "--judge chooses whose rewards of a run dpo and prm learn from".into(),
+            ));
+        }
+        let mut all = Vec::new();
+        for run in &request.runs {
+            all.extend(self.lessons_of_run(run, objective, request.judge.as_deref())?);
+        }
+        for file in &request.files {
+            all.extend(lessons_of_file(file)?);
+        }
+        if !request.expert.is_empty() && objective != Objective::Sft {
+            return Err(StudioError::Invalid(
+                "gold evidence teaches sft only: dpo and prm need a judged run".into(),
+            ));
+        }
+        for set in &request.expert {
+            all.extend(self.lessons_of_gold(request, set)?);
+        }
+        if all.is_empty() {
+            return Err(StudioError::Invalid(
+                "there is nothing to learn: no finished episode has a good outcome and, for dpo and prm, a state with \
+                 candidates above 0.75 and below 0.5"
+                    .into(),
+            ));
+        }
+        let encoder = Encoder::open(model)?;
+        Ok(all
+            .iter()
+            .map(|lesson| encoder.example(lesson))
+            .collect::<training::Result<_>>()?)
+    }
+
+    fn lessons_of_run(&self, run: &str, objective: Objective, judge: Option<&str>) -> Result<Vec<Lesson>> {
+        let mut all = Vec::new();
+        self.each_episode(run, judge, |labelled, steps| {
+            refuse_test(labelled)?;
+            all.extend(lessons(labelled, steps, objective, Selection::default()));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Calls back with every finished episode of a run; with a judge, candidates have that judge's rewards,
+    /// or none in states that it has not judged.
+    pub(crate) fn each_episode(
+        &self,
+        run: &str,
+        judge: Option<&str>,
+        mut each: impl FnMut(&LabelledQuestion, &[gym::Step]) -> Result<()>,
+    ) -> Result<()> {
+        self.run_row(run)?;
+        let rewards = judge.map(|judge| self.rewards_by(run, judge)).transpose()?;
+        for episode in self.store().episodes(run)? {
+            if episode.status != EpisodeStatus::Finished {
+                continue;
+            }
+            let question = &episode.question_id;
+            let labelled = self.store().episode_question(run, question)?;
+            let mut steps = self.store().steps(run, question)?;
+            if let Some(rewards) = &rewards {
+                for step in &mut steps {
+                    let given = rewards.get(&(question.clone(), step.step_idx));
+                    for (idx, candidate) in step.candidates.iter_mut().enumerate() {
+                        candidate.reward = given.and_then(|given| given.get(idx).copied());
+                    }
+                }
+            }
+            each(&labelled, &steps)?;
+        }
+        Ok(())
+    }
+
+    fn lessons_of_gold(&self, request: &TrainRequest, set: &str) -> Result<Vec<Lesson>> {
+        let corpus = match &request.corpus {
+            Some(corpus) => corpus.clone(),
+            None => self.store().question_set(set)?.corpus.ok_or_else(|| {
+                StudioError::Invalid(format!("question set `{set}` names no corpus: say which with --corpus"))
+            })?,
+        };
+        let index = self.index(&corpus)?;
+        let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
+        let (mut all, mut readers) = (Vec::new(), HashSet::new());
+        for name in &request.agents {
+            let kind: AgentKind = name
+                .parse()
+                .map_err(|error: gym::agent::UnknownName| StudioError::Invalid(error.to_string()))?;
+            let agent = Agent::new(kind, PromptStyle::Compact);
+            for labelled in &questions {
+                refuse_test(labelled)?;
+                let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;
+                all.extend(policy);
+                // Agents that read ask their reader the same.
+                let new = |lesson: &Lesson| readers.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
+                all.extend(reader.into_iter().filter(new));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What a test measures must not be learnt.
+fn refuse_test(labelled: &LabelledQuestion) -> Result<()> {
+    match labelled.split.as_deref() {
+        Some("test") => Err(StudioError::Invalid(format!(
+            "question `{}` belongs to a test split: it is for measuring, not for training",
+            labelled.question.id.0
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
+    let text = std::fs::read_to_string(path).map_err(|source| StudioError::File {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(idx, line)| {
+            from_trl(line)
+                .map_err(|message| StudioError::Invalid(format!("{}, line {}: {message}", path.display(), idx + 1)))
+        })
+        .collect()
+}

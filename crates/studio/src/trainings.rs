@@ -1,0 +1,376 @@
+//! Trainings in the background of this process, and the record that each keeps in its adapter's folder.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use specta::Type;
+
+use crate::train::{CHECKPOINT, EvalPoint, STEPS};
+use crate::view::JobView;
+use crate::{Cancel, Result, Studio, StudioError, TrainRequest, TrainStep, clock, lock};
+
+/// A training as a row of the table of trainings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
+pub struct TrainingView {
+    pub name: String,
+    /// running | finished | stopped | failed
+    pub state: String,
+    /// `None` for adapters whose record is not here.
+    pub request: Option<TrainRequest>,
+    /// Made so far, and in all; 0 until the first is made.
+    pub step: u32,
+    pub steps: u32,
+    /// Of the last step.
+    pub loss: Option<f64>,
+    /// The evaluation with the least loss.
+    pub best: Option<EvalPoint>,
+    pub examples: u32,
+    pub held_out: u32,
+    /// Stopped with a checkpoint: it can end here and be kept.
+    pub keepable: bool,
+    pub took_ms: f64,
+    pub created_at: String,
+    pub error: Option<String>,
+}
+
+/// A training at work in this process.
+pub(crate) struct TrainingJob {
+    cancel: Cancel,
+    /// When it stops, what it came to is registered.
+    keep: Arc<AtomicBool>,
+    started: Instant,
+    /// The first step made here, and the last.
+    first: Option<(u32, Instant)>,
+    done: u32,
+    total: u32,
+}
+
+/// What a training was asked to do and how far it came, as `training.json` keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    request: TrainRequest,
+    /// As in [`TrainingView`]; one that says running without a process at work was killed.
+    state: String,
+    error: Option<String>,
+    created_at: String,
+    took_ms: u64,
+    examples: u32,
+    held_out: u32,
+}
+
+/// The record of a training that this process works on; no other process can, as long as it is held.
+pub(crate) struct Record {
+    dir: PathBuf,
+    kept: Kept,
+    started: Instant,
+    _held: File,
+}
+
+impl Record {
+    /// Creates the folder, or goes on with the record that is there.
+    pub fn begin(dir: &Path, request: &TrainRequest, examples: usize, held_out: usize) -> Result<Record> {
+        let started = Instant::now();
+        std::fs::create_dir_all(dir).map_err(file_error("create", dir))?;
+        let held = hold(dir)?;
+        let before = read(dir)?;
+        let record = Record {
+            dir: dir.into(),
+            kept: Kept {
+                request: request.clone(),
+                state: "running".into(),
+                error: None,
+                created_at: before.as_ref().map_or_else(clock::now, |kept| kept.created_at.clone()),
+                took_ms: before.map_or(0, |kept| kept.took_ms),
+                examples: examples as u32,
+                held_out: held_out as u32,
+            },
+            started,
+            _held: held,
+        };
+        record.write()?;
+        Ok(record)
+    }
+
+    pub fn reopen(dir: &Path) -> Result<Record> {
+        let held = hold(dir)?;
+        let kept = read(dir)?.ok_or_else(|| unknown(dir))?;
+        Ok(Record {
+            dir: dir.into(),
+            kept,
+            started: Instant::now(),
+            _held: held,
+        })
+    }
+
+    /// Without an error it is finished.
+    pub fn end(mut self, error: Option<&StudioError>) -> Result<()> {
+        self.kept.took_ms += self.started.elapsed().as_millis() as u64;
+        (self.kept.state, self.kept.error) = match error {
+            None => ("finished".into(), None),
+            Some(StudioError::Cancelled) => ("stopped".into(), None),
+            Some(error) => ("failed".into(), Some(error.chain())),
+        };
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let path = self.dir.join(RECORD);
+        let text = serde_json::to_vec_pretty(&self.kept)
+            .map_err(|error| StudioError::Invalid(format!("the settings cannot be written as JSON: {error}")))?;
+        let part = path.with_extension("part");
+        std::fs::write(&part, text)
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(file_error("write", &path))
+    }
+}
+
+const RECORD: &str = "training.json";
+const LOCK: &str = "training.lock";
+
+impl Studio {
+    /// Starts a training in the background of this process, or goes on with a stopped one of that name.
+    /// Returns once the data is read, so that wrong settings are told at once.
+    pub fn start_training(&self, request: &TrainRequest) -> Result<()> {
+        let name = request.out.clone();
+        let (cancel, keep) = (Cancel::default(), Arc::new(AtomicBool::new(false)));
+        let mut jobs = lock(&self.inner.trainings);
+        if jobs.contains_key(&name) {
+            return Err(busy(&name));
+        }
+        let job = TrainingJob {
+            cancel: cancel.clone(),
+            keep: keep.clone(),
+            started: Instant::now(),
+            first: None,
+            done: 0,
+            total: 0,
+        };
+        jobs.insert(name.clone(), job);
+        drop(jobs);
+        let end = |studio: &Studio| lock(&studio.inner.trainings).remove(&name);
+        let prepared = match self.prepare(request) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                end(self);
+                return Err(error);
+            }
+        };
+        let studio = self.clone();
+        std::thread::spawn(move || {
+            let name = prepared.request.out.clone();
+            let request = prepared.request.clone();
+            // The outcome, an error too, is in the record.
+            let outcome = studio.carry_out(prepared, Instant::now(), &cancel, &mut |step| {
+                if let Some(job) = lock(&studio.inner.trainings).get_mut(&name) {
+                    job.first.get_or_insert((step.step, Instant::now()));
+                    (job.done, job.total) = (step.step, step.steps);
+                }
+            });
+            if matches!(outcome, Err(StudioError::Cancelled)) && keep.load(Ordering::Relaxed) {
+                let _ = studio.keep_stopped(&request);
+            }
+            lock(&studio.inner.trainings).remove(&name);
+        });
+        Ok(())
+    }
+
+    /// Goes on with a stopped training as it was asked for.
+    pub fn resume_training(&self, name: &str) -> Result<()> {
+        self.start_training(&self.kept(name)?.request)
+    }
+
+    /// Stops a training at its next step; it can be resumed.
+    pub fn pause_training(&self, name: &str) -> Result<()> {
+        match lock(&self.inner.trainings).get(name) {
+            Some(job) => job.cancel.cancel(),
+            None => {
+                let message = format!("training `{name}` is not at work in this process");
+                return Err(StudioError::Invalid(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a training here: the best by evaluation, or else the last, becomes the model.
+    pub fn keep_training(&self, name: &str) -> Result<()> {
+        if let Some(job) = lock(&self.inner.trainings).get(name) {
+            job.keep.store(true, Ordering::Relaxed);
+            job.cancel.cancel();
+            return Ok(());
+        }
+        self.keep_stopped(&self.kept(name)?.request)
+    }
+
+    /// Removes a training with its model, if it became one, and its files.
+    pub fn remove_training(&self, name: &str) -> Result<()> {
+        if lock(&self.inner.trainings).contains_key(name) {
+            return Err(busy(name));
+        }
+        if self.store().model(name).is_ok() {
+            return self.remove_model(name);
+        }
+        let dir = self.checked_dir(name)?;
+        let held = hold(&dir)?;
+        std::fs::remove_dir_all(&dir).map_err(file_error("remove", &dir))?;
+        drop(held);
+        Ok(())
+    }
+
+    /// Newest first.
+    pub fn trainings(&self) -> Result<Vec<TrainingView>> {
+        let models = self.home().join("models");
+        let entries = match std::fs::read_dir(&models) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(file_error("read", &models))?,
+        };
+        let mut trainings = Vec::new();
+        for entry in entries.flatten() {
+            let (dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if dir.join(RECORD).exists() || dir.join(STEPS).exists() {
+                trainings.push(self.training_view(&name, &dir)?);
+            }
+        }
+        trainings.sort_by(|a, b| (&b.created_at, &b.name).cmp(&(&a.created_at, &a.name)));
+        Ok(trainings)
+    }
+
+    pub fn training(&self, name: &str) -> Result<TrainingView> {
+        self.training_view(name, &self.checked_dir(name)?)
+    }
+
+    /// The steps made after `after`.
+    pub fn training_steps(&self, name: &str, after: u32) -> Result<Vec<TrainStep>> {
+        let path = self.checked_dir(name)?.join(STEPS);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(file_error("read", &path))?,
+        };
+        // A line that is being written is read the next time.
+        let lines = text.lines().skip(after as usize);
+        Ok(lines.map_while(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    pub(crate) fn training_jobs(&self) -> Vec<JobView> {
+        let jobs = lock(&self.inner.trainings);
+        jobs.iter().map(|(name, job)| job.view(name)).collect()
+    }
+
+    fn training_view(&self, name: &str, dir: &Path) -> Result<TrainingView> {
+        let steps = self.training_steps(name, 0)?;
+        let kept = read(dir)?;
+        let at_work = lock(&self.inner.trainings).contains_key(name);
+        let state = match &kept {
+            _ if at_work => "running",
+            Some(kept) if kept.state != "running" => &kept.state,
+            Some(_) if held_elsewhere(dir) => "running",
+            Some(_) => "stopped",
+            None => "finished",
+        };
+        let best = steps.iter().filter_map(|step| step.eval.as_ref());
+        let last = steps.last();
+        Ok(TrainingView {
+            name: name.into(),
+            state: state.into(),
+            step: last.map_or(0, |step| step.step),
+            steps: last.map_or(0, |step| step.steps),
+            loss: last.map(|step| step.loss),
+            best: best.min_by(|a, b| a.loss.total_cmp(&b.loss)).cloned(),
+            examples: kept.as_ref().map_or(0, |kept| kept.examples),
+            held_out: kept.as_ref().map_or(0, |kept| kept.held_out),
+            keepable: matches!(state, "stopped" | "failed") && dir.join(CHECKPOINT).exists(),
+            took_ms: kept.as_ref().map_or(0.0, |kept| kept.took_ms as f64),
+            created_at: kept.as_ref().map_or(String::new(), |kept| kept.created_at.clone()),
+            error: kept.as_ref().and_then(|kept| kept.error.clone()),
+            request: kept.map(|kept| kept.request),
+        })
+    }
+
+    fn kept(&self, name: &str) -> Result<Kept> {
+        let dir = self.checked_dir(name)?;
+        read(&dir)?.ok_or_else(|| unknown(&dir))
+    }
+
+    fn checked_dir(&self, name: &str) -> Result<PathBuf> {
+        crate::library::check_name(name)?;
+        let dir = self.training_dir(name);
+        match dir.join(RECORD).exists() || dir.join(STEPS).exists() {
+            true => Ok(dir),
+            false => Err(unknown(&dir)),
+        }
+    }
+}
+
+impl TrainingJob {
+    fn view(&self, name: &str) -> JobView {
+        let left = f64::from(self.total.saturating_sub(self.done));
+        // The first step also reads what the others find in memory, so that it says little of them.
+        let pace = self.first.and_then(|(first, since)| {
+            let made = self.done.checked_sub(first).filter(|made| *made > 0)?;
+            Some(since.elapsed().as_secs_f64() * 1000.0 / f64::from(made))
+        });
+        JobView {
+            kind: "training".into(),
+            run: name.into(),
+            name: name.into(),
+            done: self.done,
+            total: self.total,
+            elapsed_ms: self.started.elapsed().as_secs_f64() * 1000.0,
+            eta_ms: pace.map(|pace| pace * left),
+        }
+    }
+}
+
+fn hold(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(file_error("create", &path))?;
+    match file.try_lock() {
+        Err(std::fs::TryLockError::WouldBlock) => Err(StudioError::Invalid(format!(
+            "{} is being written by another process",
+            dir.display()
+        ))),
+        // Where a file system has no locks, the user takes care.
+        _ => Ok(file),
+    }
+}
+
+fn held_elsewhere(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(LOCK)) else {
+        return false;
+    };
+    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+}
+
+fn read(dir: &Path) -> Result<Option<Kept>> {
+    let path = dir.join(RECORD);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(file_error("read", &path))?,
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| StudioError::Invalid(format!("{} cannot be read by this version: {error}", path.display())))
+}
+
+fn busy(name: &str) -> StudioError {
+    StudioError::Busy {
+        run: name.into(),
+        whom: "this process".into(),
+    }
+}
+
+fn unknown(dir: &Path) -> StudioError {
+    StudioError::NotFound {
+        kind: "training",
+        name: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        hint: "".into(),
+    }
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StudioError {
+    let path = path.to_path_buf();
+    move |source| StudioError::File { action, path, source }
+}

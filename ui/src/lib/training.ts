@@ -1,0 +1,109 @@
+import type { Overview, TrainRequest } from "../ipc";
+import { spelled } from "./command";
+
+export const METHODS = [
+  { id: "sft", label: "SFT", hint: "imitates good actions", rate: 5e-4 },
+  { id: "dpo", label: "DPO", hint: "prefers chosen actions to rejected ones", rate: 1e-4 },
+  { id: "prm", label: "Reward model", hint: "learns to score candidates, and guides any agent", rate: 3e-4 },
+] as const;
+
+/** Models that can be trained: files and adapters of files. */
+export function trainable(overview: Overview) {
+  return overview.models.filter((model) => model.kind === "language" || model.kind === "reward");
+}
+
+/** What a test measures must not be learnt; the program refuses it in any case. */
+export function teaching(overview: Overview) {
+  return overview.question_sets.filter((set) => !/test/i.test(set.name));
+}
+
+export function nextName(method: string, taken: string[]): string {
+  let n = 1;
+  while (taken.includes(`${method}-${n}`)) n += 1;
+  return `${method}-${n}`;
+}
+
+export function defaultTraining(overview: Overview, taken: string[]): TrainRequest {
+  const sets = teaching(overview);
+  const set = sets.find((set) => /train/i.test(set.name)) ?? sets[0];
+  return {
+    method: "sft",
+    runs: [],
+    judge: null,
+    files: [],
+    expert: set ? [set.name] : [],
+    agents: ["search-o1"],
+    corpus: null,
+    limit: null,
+    k: 3,
+    base: trainable(overview)[0]?.name ?? "",
+    out: nextName("sft", taken),
+    rank: 16,
+    alpha: 32,
+    targets: ["q", "k", "v"],
+    learning_rate: null,
+    schedule: "linear",
+    warm_up: 0.05,
+    epochs: 1,
+    batch: 8,
+    beta: 0.1,
+    centre: 0.01,
+    dropout: 0,
+    max_length: 1024,
+    eval_ratio: 0.1,
+    eval_every: 0,
+    patience: 0,
+    seed: 0,
+  };
+}
+
+/** What keeps the training from starting, if anything. */
+export function missing(request: TrainRequest): string | null {
+  const sources = request.runs.length + request.files.length + (request.method === "sft" ? request.expert.length : 0);
+  if (!sources) return request.method === "sft" ? "Choose something to learn from." : "Choose a judged run, or a file of preferences.";
+  if (request.method === "sft" && request.expert.length && !request.agents.length) return "Choose the agents that the gold evidence is shown to.";
+  const { rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre } = request;
+  if ([rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre].some((value) => value == null)) return "A number is missing.";
+  if (!request.base) return "Choose a model to train.";
+  if (!/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$/.test(request.out)) return "The name has letters, digits, “-”, “_” or “.” only.";
+  return null;
+}
+
+/** The request without what its method does not use. */
+export function settled(request: TrainRequest): TrainRequest {
+  return { ...request, expert: request.method === "sft" ? request.expert : [], judge: request.runs.length ? request.judge : null, out: request.out.trim() };
+}
+
+/** The command that does the same as the form. */
+export function trainCommand(request: TrainRequest): string {
+  const sft = request.method === "sft";
+  const gold = sft && request.expert.length > 0;
+  return spelled(`rag-gym train ${request.method}`, [
+    ["from", request.runs.join()],
+    ["judge", request.runs.length ? request.judge : null],
+    ["data", request.files.join()],
+    ["expert", gold ? request.expert.join() : null],
+    ["agents", gold ? request.agents.join() : null],
+    ["corpus", gold ? request.corpus : null],
+    ["limit", gold ? request.limit : null],
+    ["k", gold ? request.k : null],
+    ["base", request.base],
+    ["out", request.out],
+    ["rank", request.rank],
+    ["alpha", request.alpha],
+    ["targets", request.targets.join()],
+    ["lr", request.learning_rate],
+    ["schedule", request.schedule],
+    ["warm-up", request.warm_up],
+    ["epochs", request.epochs],
+    ["batch", request.batch],
+    ["beta", request.method === "dpo" ? request.beta : null],
+    ["centre", request.method === "prm" ? request.centre : null],
+    ["dropout", request.dropout],
+    ["max-length", request.max_length],
+    ["eval-ratio", request.eval_ratio],
+    ["eval-every", request.eval_every],
+    ["patience", request.patience],
+    ["seed", request.seed],
+  ]);
+}
