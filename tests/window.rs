@@ -6,6 +6,8 @@
 mod driver;
 #[path = "window/teaching.rs"]
 mod teaching;
+#[path = "window/times.rs"]
+mod times;
 
 use anyhow::{Result, ensure};
 use driver::{ENTER, ESCAPE, PATIENCE, Window};
@@ -36,6 +38,16 @@ async fn a_newcomer_asks_a_researcher_runs_and_compares_and_a_presenter_shows() 
     ensure!(wrong == json!([]), "the page complained: {wrong:#}");
     window.client.clone().close().await?;
     Ok(())
+}
+
+/// `RAG_GYM_WINDOW_TIMES=1 cargo test --test window cold_start -- --nocapture`, with nothing else at work.
+#[tokio::test]
+async fn cold_start_and_memory_are_measured() -> Result<()> {
+    if std::env::var_os("RAG_GYM_WINDOW_TIMES").is_none() {
+        eprintln!("not asked for: set RAG_GYM_WINDOW_TIMES");
+        return Ok(());
+    }
+    times::cold_start().await
 }
 
 async fn first_run_to_first_answer(window: &Window) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
@@ -32,13 +32,17 @@ pub struct Window {
     home: tempfile::TempDir,
     /// What the accessibility rules found, screen by screen.
     pub barriers: RefCell<Vec<String>>,
-    _driver: Process,
+    driver: Process,
     _display: Process,
 }
 
 impl Window {
     pub async fn open() -> Result<Window> {
-        let home = tempfile::tempdir()?;
+        Window::open_at(tempfile::tempdir()?).await
+    }
+
+    /// Opens the program on a home that an earlier window may have left.
+    pub async fn open_at(home: tempfile::TempDir) -> Result<Window> {
         let mut display = Command::new("Xvfb")
             .args(["-displayfd", "1", "-screen", "0", "1360x900x24", "-nolisten", "tcp"])
             .stdout(Stdio::piped())
@@ -84,10 +88,21 @@ impl Window {
         Ok(Window {
             client,
             home,
-            pub barriers: RefCell::default(),
-            _driver: driver,
+            barriers: RefCell::default(),
+            driver,
             _display: display,
         })
+    }
+
+    /// Closes the window and leaves its home.
+    pub async fn close(self) -> Result<tempfile::TempDir> {
+        self.client.close().await?;
+        Ok(self.home)
+    }
+
+    /// The driver's process, whose children are the program and its helpers.
+    pub fn driver_id(&self) -> u32 {
+        self.driver.0.id()
     }
 
     pub async fn script(&self, body: &str) -> Result<Value> {

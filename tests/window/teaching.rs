@@ -21,7 +21,12 @@ async fn fill_in(window: &Window, name: &str) -> Result<()> {
         window.choose(field, value).await?;
     }
     let command = window.text("train-command").await?;
-    for part in ["train sft --expert factbook-train", "--limit 4", "--rank 4", &format!("--out {name}")] {
+    for part in [
+        "train sft --expert factbook-train",
+        "--limit 4",
+        "--rank 4",
+        &format!("--out {name}"),
+    ] {
         ensure!(command.contains(part), "the command: {command}");
     }
     Ok(())
@@ -39,7 +44,10 @@ pub async fn train(window: &Window) -> Result<()> {
     window.holds(&format!("{POINTS} >= 1"), PATIENCE).await?;
     window.find("job").await?;
     window
-        .go("#/corpora/factbook-dev", "document.querySelectorAll('[data-testid=questions] tr').length === 26")
+        .go(
+            "#/corpora/factbook-dev",
+            "document.querySelectorAll('[data-testid=questions] tr').length === 26",
+        )
         .await?;
     window.go("#/train/tiny", &format!("{POINTS} >= 2")).await?;
     window.press(" ").await?;
@@ -53,20 +61,28 @@ pub async fn train(window: &Window) -> Result<()> {
     window.holds(&format!("{POINTS} > {made}"), PATIENCE).await?;
     window.holds(&format!("{STATE} === 'finished'"), PATIENCE).await?;
     let best = window.text("train-best").await?;
-    ensure!(best.parse::<f64>().is_ok_and(|loss| loss > 0.0), "the best held-out loss: {best}");
+    ensure!(
+        best.parse::<f64>().is_ok_and(|loss| loss > 0.0),
+        "the best held-out loss: {best}"
+    );
     // Every step once, as if it had never been paused; by keys, the numbers behind the charts.
     let total = window.script(&format!("return {POINTS}")).await?;
     window.press("e").await?;
     window
         .holds(
-            &format!("document.querySelector('table:has([data-testid=train-row])').ariaRowCount === String({total} + 1)"),
+            &format!(
+                "document.querySelector('table:has([data-testid=train-row])').ariaRowCount === String({total} + 1)"
+            ),
             PATIENCE,
         )
         .await?;
     window.inspect("train-table").await?;
     window.press("el").await?;
     window
-        .holds("document.querySelector('[data-testid=log]').getAttribute('aria-pressed') === 'true'", PATIENCE)
+        .holds(
+            "document.querySelector('[data-testid=log]').getAttribute('aria-pressed') === 'true'",
+            PATIENCE,
+        )
         .await?;
     window.press("l").await?;
     window.inspect("train").await?;
@@ -84,13 +100,18 @@ pub async fn train(window: &Window) -> Result<()> {
     // Drawn together, by keyboard.
     window.press(&ESCAPE.to_string()).await?;
     window
-        .holds("document.querySelectorAll('[data-testid=training-row]').length === 2", PATIENCE)
+        .holds(
+            "document.querySelectorAll('[data-testid=training-row]').length === 2",
+            PATIENCE,
+        )
         .await?;
     window
         .script("document.querySelector('[data-testid=training-row]').focus()")
         .await?;
     window.press(" j").await?;
-    window.holds("document.activeElement.dataset.row === '1'", PATIENCE).await?;
+    window
+        .holds("document.activeElement.dataset.row === '1'", PATIENCE)
+        .await?;
     window.press(" ").await?;
     window.inspect("train-list").await?;
     window.press("c").await?;
@@ -123,7 +144,9 @@ pub async fn train(window: &Window) -> Result<()> {
         added.contains("far") && added.contains("RAG_GYM_NO_SUCH_KEY"),
         "what is said of the server: {added}"
     );
-    window.script("document.querySelector('[data-testid=endpoint-added]').scrollIntoView()").await?;
+    window
+        .script("document.querySelector('[data-testid=endpoint-added]').scrollIntoView()")
+        .await?;
     window.inspect("models-endpoint").await
 }
 
@@ -166,7 +189,9 @@ pub async fn annotate(window: &Window) -> Result<()> {
     for n in 1..=4 {
         window.press("a").await?;
         window.press(&crate::driver::ENTER.to_string()).await?;
-        window.holds(&format!("{JUDGED}.startsWith('{n} of')"), PATIENCE).await?;
+        window
+            .holds(&format!("{JUDGED}.startsWith('{n} of')"), PATIENCE)
+            .await?;
     }
     // The run had no judge: another one judges it now, and only here they are compared.
     window.press("v").await?;
@@ -187,7 +212,9 @@ pub async fn rewards_side_by_side(window: &Window) -> Result<()> {
         .script("[...document.querySelectorAll('[data-testid=run-row]')].find((row) => row.innerText.includes('paused')).click()")
         .await?;
     window.find("episode-row").await?;
-    window.script("document.querySelector('[data-testid=episode-row]').click()").await?;
+    window
+        .script("document.querySelector('[data-testid=episode-row]').click()")
+        .await?;
     window.find("candidate-detail").await?;
     window.press("w").await?;
     let table = window.text("verdicts").await?;

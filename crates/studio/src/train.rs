@@ -1,6 +1,5 @@
 //! Training: from stored runs, gold evidence or files to an adapter that is a model of its own.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -14,7 +14,7 @@ use crate::view::JobView;
 use crate::{Cancel, Result, Studio, StudioError, TrainRequest, TrainStep, clock, lock};
 
 /// A training as a row of the table of trainings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Type)]
 pub struct TrainingView {
     pub name: String,
     /// running | finished | stopped | failed
@@ -231,7 +231,13 @@ impl Studio {
         for entry in entries.flatten() {
             let (dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if dir.join(RECORD).exists() || dir.join(STEPS).exists() {
-                trainings.push(self.training_view(&name, &dir)?);
+                // One that cannot be read does not hide the others.
+                trainings.push(self.training_view(&name, &dir).unwrap_or_else(|error| TrainingView {
+                    name,
+                    state: "failed".into(),
+                    error: Some(error.chain()),
+                    ..TrainingView::default()
+                }));
             }
         }
         trainings.sort_by(|a, b| (&b.created_at, &b.name).cmp(&(&a.created_at, &a.name)));
@@ -373,4 +379,113 @@ fn unknown(dir: &Path) -> StudioError {
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StudioError {
     let path = path.to_path_buf();
     move |source| StudioError::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: &str) -> TrainRequest {
+        TrainRequest {
+            method: "sft".into(),
+            runs: Vec::new(),
+            judge: None,
+            files: vec!["data.jsonl".into()],
+            expert: Vec::new(),
+            agents: Vec::new(),
+            corpus: None,
+            limit: None,
+            k: 3,
+            base: "base".into(),
+            out: name.into(),
+            rank: 4,
+            alpha: 8.0,
+            targets: vec!["q".into()],
+            learning_rate: None,
+            schedule: "linear".into(),
+            warm_up: 0.0,
+            epochs: 1,
+            batch: 1,
+            beta: 0.1,
+            centre: 0.01,
+            dropout: 0.0,
+            max_length: 64,
+            eval_ratio: 0.0,
+            eval_every: 0,
+            patience: 0,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_says_what_became_of_a_training_even_of_a_killed_one() {
+        let home = tempfile::tempdir().unwrap();
+        let studio = Studio::open(Some(home.path().into())).unwrap();
+        assert_eq!(studio.trainings().unwrap(), []);
+        let dir = studio.training_dir("one");
+        let state = |name: &str| studio.training(name).unwrap().state;
+
+        let record = Record::begin(&dir, &request("one"), 9, 1).unwrap();
+        assert_eq!(state("one"), "running");
+        assert!(Record::reopen(&dir).is_err(), "it is held");
+        assert!(studio.remove_training("one").is_err(), "it is held");
+        // Killed: nothing was said at the end.
+        drop(record);
+        assert_eq!(state("one"), "stopped");
+        let began = studio.training("one").unwrap();
+        assert_eq!(
+            (began.request, began.examples, began.held_out),
+            (Some(request("one")), 9, 1)
+        );
+
+        let record = Record::begin(&dir, &request("one"), 9, 1).unwrap();
+        record.end(Some(&StudioError::Invalid("too wild".into()))).unwrap();
+        let failed = studio.training("one").unwrap();
+        assert_eq!(
+            (failed.state.as_str(), failed.error.as_deref()),
+            ("failed", Some("too wild"))
+        );
+        assert_eq!((failed.keepable, &failed.created_at), (false, &began.created_at));
+        let early = studio.keep_training("one").unwrap_err().to_string();
+        assert!(early.contains("before its first step"), "{early}");
+        Record::reopen(&dir).unwrap().end(None).unwrap();
+        assert_eq!(state("one"), "finished");
+
+        studio.remove_training("one").unwrap();
+        assert!(!dir.exists());
+        assert_eq!(studio.training("one").unwrap_err().code(), "not_found");
+    }
+
+    #[test]
+    fn steps_are_read_on_from_where_one_was() {
+        let home = tempfile::tempdir().unwrap();
+        let studio = Studio::open(Some(home.path().into())).unwrap();
+        let dir = studio.training_dir("old");
+        std::fs::create_dir_all(&dir).unwrap();
+        let line = |step: u32, eval: &str| {
+            format!(
+                r#"{{"step":{step},"steps":3,"loss":{},"learning_rate":0.1,"tokens_per_second":9.0,"grad_norm":1.0{eval}}}"#,
+                4 - step
+            )
+        };
+        let eval = |step: u32, loss: f64| format!(r#","eval":{{"step":{step},"loss":{loss},"n":7}}"#);
+        // The third line is being written.
+        let log = [line(1, &eval(1, 0.5)), line(2, &eval(2, 0.75)), r#"{"step":3,"#.into()].join("\n");
+        std::fs::write(dir.join(STEPS), log).unwrap();
+        let steps = |after| -> Vec<u32> {
+            let steps = studio.training_steps("old", after).unwrap();
+            steps.iter().map(|step| step.step).collect()
+        };
+        assert_eq!(
+            (steps(0), steps(1), steps(2), steps(9)),
+            (vec![1, 2], vec![2], vec![], vec![])
+        );
+        // Made before there were records.
+        let view = &studio.trainings().unwrap()[0];
+        assert_eq!((view.state.as_str(), view.step, view.steps), ("finished", 2, 3));
+        assert_eq!(
+            (view.loss, view.best.as_ref().map(|best| (best.step, best.n))),
+            (Some(2.0), Some((1, 7)))
+        );
+    }
 }
