@@ -31,8 +31,31 @@ export const commands = {
 	search: (corpus: string, query: string, k: number) => __TAURI_INVOKE<SearchView>("search", { corpus, query, k }),
 	explain: (corpus: string, query: string, passageId: string) => __TAURI_INVOKE<TermView[]>("explain", { corpus, query, passageId }),
 	addModel: (path: string, name: string) => __TAURI_INVOKE<ModelView>("add_model", { path, name }),
+	/**  Registers a model behind a server; returns what may keep it from working. */
+	addEndpoint: (name: string, url: string, model: string, keyEnv: string | null, grammar: boolean) => __TAURI_INVOKE<string[]>("add_endpoint", { name, url, model, keyEnv, grammar }),
 	removeModel: (name: string) => __TAURI_INVOKE<null>("remove_model", { name }),
 	doctor: () => __TAURI_INVOKE<Check[]>("doctor"),
+	/**  Starts a training, or goes on with a stopped one of that name; returns once its data is read. */
+	startTraining: (request: TrainRequest) => __TAURI_INVOKE<null>("start_training", { request }),
+	resumeTraining: (name: string) => __TAURI_INVOKE<null>("resume_training", { name }),
+	pauseTraining: (name: string) => __TAURI_INVOKE<null>("pause_training", { name }),
+	/**  Ends a training here and keeps the best so far. */
+	keepTraining: (name: string) => __TAURI_INVOKE<null>("keep_training", { name }),
+	removeTraining: (name: string) => __TAURI_INVOKE<null>("remove_training", { name }),
+	trainings: () => __TAURI_INVOKE<TrainingView[]>("trainings"),
+	training: (name: string) => __TAURI_INVOKE<TrainingView>("training", { name }),
+	/**  The steps made after `after`. */
+	trainingSteps: (name: string, after: number) => __TAURI_INVOKE<TrainStep[]>("training_steps", { name, after }),
+	/**  What every judge and reward model said of an episode. */
+	verdicts: (run: string, questionId: string) => __TAURI_INVOKE<VerdictView[]>("verdicts", { run, questionId }),
+	/**  Has another judge judge a stored run; returns how many states it judged now. */
+	annotate: (key: string, run: string, judge: string, progress: Channel<Progress>) => __TAURI_INVOKE<number>("annotate", { key, run, judge, progress }),
+	agreement: (run: string, a: string, b: string) => __TAURI_INVOKE<AgreementView>("agreement", { run, a, b }),
+	humanStates: (run: string) => __TAURI_INVOKE<HumanState[]>("human_states", { run }),
+	humanState: (run: string, questionId: string, stepIdx: number) => __TAURI_INVOKE<HumanView>("human_state", { run, questionId, stepIdx }),
+	/**  Stores a person's verdict; an abstention if neither a best nor a worst candidate is named. */
+	judgeByHand: (run: string, questionId: string, stepIdx: number, best: number[], worst: number[], tookMs: number | null) => __TAURI_INVOKE<null>("judge_by_hand", { run, questionId, stepIdx, best, worst, tookMs }),
+	unjudge: (run: string, questionId: string, stepIdx: number) => __TAURI_INVOKE<null>("unjudge", { run, questionId, stepIdx }),
 };
 
 /* Types */
@@ -60,6 +83,18 @@ export type AgentSettings = {
 	select?: string | null,
 };
 
+/**  How far two judges agree; each measure with its interval over questions and its n. */
+export type AgreementView = {
+	a: string,
+	b: string,
+	states: number,
+	abstained_a: number,
+	abstained_b: number,
+	pair_accuracy: [IntervalView, number] | null,
+	kendall_tau: [IntervalView, number] | null,
+	cohen_kappa: [IntervalView, number] | null,
+};
+
 /**  What happens while a question is answered. */
 export type AskEvent = 
 /**  The model is being read from disk. */
@@ -72,6 +107,13 @@ export type AskEvent =
 export type AskRequest = {
 	question: string,
 	settings: AgentSettings,
+};
+
+/**  A candidate without rewards, probabilities and counts. */
+export type BlindCandidate = {
+	reasoning: string | null,
+	query: string | null,
+	answer: string | null,
 };
 
 export type CandidateView = {
@@ -179,10 +221,37 @@ export type ErrorView = {
 	message: string,
 };
 
+/**  Held-out examples, measured after a step. */
+export type EvalPoint = {
+	step: number,
+	loss: number | null,
+	margin?: number | null,
+	accuracy?: number | null,
+	/**  Action tokens or pairs. */
+	n: number,
+};
+
 export type GoldView = {
 	answers: string[],
 	titles: string[],
 	sub_questions: string[],
+};
+
+/**  A state that a person can judge: at least two of its candidates are well-formed. */
+export type HumanState = {
+	question_id: string,
+	step_idx: number,
+	judged: boolean,
+};
+
+/**  What a person sees of a state: what the agent knew, and what it could do, in an order that tells nothing. */
+export type HumanView = {
+	question: string,
+	options: string[],
+	/**  Only shown when asked for. */
+	gold: string[],
+	before: PastStep[],
+	candidates: BlindCandidate[],
 };
 
 export type ImportView = {
@@ -203,12 +272,15 @@ export type IntervalView = {
 
 /**  A long job of this process. */
 export type JobView = {
+	/**  run | training */
+	kind: string,
+	/**  The run's id, or the training's name. */
 	run: string,
 	name: string,
 	done: number,
 	total: number,
 	elapsed_ms: number | null,
-	/**  `None` until one question is done. */
+	/**  `None` until one question or step is done. */
 	eta_ms: number | null,
 };
 
@@ -256,6 +328,13 @@ export type PassageView = {
 	rank: number,
 	/**  Its title is one of the question's gold passages. */
 	gold: boolean,
+};
+
+/**  A step that led to a state. */
+export type PastStep = {
+	query: string | null,
+	passages: PassageView[],
+	finding: string | null,
 };
 
 export type PreviewRecord = {
@@ -376,5 +455,92 @@ export type TokensView = {
 	prompt: number,
 	cached: number,
 	generated: number,
+};
+
+/**  What to train, on what. Numbers left open take the method's defaults. */
+export type TrainRequest = {
+	/**  sft, dpo or prm. */
+	method: string,
+	/**  Runs whose episodes teach. */
+	runs: string[],
+	/**  Whose verdicts on these runs teach; `None` takes each run's own rewards. */
+	judge: string | null,
+	/**  Files of TRL's JSON lines. */
+	files: string[],
+	/**  Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only. */
+	expert: string[],
+	agents: string[],
+	corpus: string | null,
+	/**  Questions of each set, at most. */
+	limit: number | null,
+	/**  Passages per search of the expert. */
+	k: number,
+	/**  A model, or an adapter to go on from. */
+	base: string,
+	out: string,
+	rank: number,
+	alpha: number | null,
+	targets: string[],
+	learning_rate: number | null,
+	schedule: string,
+	warm_up: number | null,
+	epochs: number,
+	batch: number,
+	beta: number | null,
+	centre: number | null,
+	dropout: number | null,
+	max_length: number,
+	eval_ratio: number | null,
+	eval_every: number,
+	patience: number,
+	seed: number,
+};
+
+/**  One optimiser step, as it is shown and logged. */
+export type TrainStep = {
+	step: number,
+	steps: number,
+	loss: number | null,
+	learning_rate: number | null,
+	tokens_per_second: number | null,
+	grad_norm: number | null,
+	margin?: number | null,
+	accuracy?: number | null,
+	eval?: EvalPoint | null,
+};
+
+/**  A training as a row of the table of trainings. */
+export type TrainingView = {
+	name: string,
+	/**  running | finished | stopped | failed */
+	state: string,
+	/**  `None` for adapters whose record is not here. */
+	request: TrainRequest | null,
+	/**  Made so far, and in all; 0 until the first is made. */
+	step: number,
+	steps: number,
+	/**  Of the last step. */
+	loss: number | null,
+	/**  The evaluation with the least loss. */
+	best: EvalPoint | null,
+	examples: number,
+	held_out: number,
+	/**  Stopped with a checkpoint: it can end here and be kept. */
+	keepable: boolean,
+	took_ms: number | null,
+	created_at: string,
+	error: string | null,
+};
+
+/**  What one judge said of one step. */
+export type VerdictView = {
+	step_idx: number,
+	judge: string,
+	/**  The run took its actions by these rewards. */
+	own: boolean,
+	/**  One a candidate; `None` where the judge abstained. */
+	rewards: (number | null)[] | null,
+	rationale: string | null,
+	latency_ms: number | null,
 };
 
