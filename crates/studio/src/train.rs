@@ -69,6 +69,7 @@ pub struct TrainStep {
     /// Tokens computed; what the step's examples share at their beginning counts once.
     pub tokens_per_second: f64,
     /// The same time, with shared beginnings counted for every example.
+    #[serde(default)]
     pub example_tokens_per_second: f64,
     pub grad_norm: f64,
     #[serde(skip_serializing_if = "Option::is_none")]

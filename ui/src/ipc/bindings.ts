@@ -504,7 +504,10 @@ export type TrainStep = {
 	steps: number,
 	loss: number | null,
 	learning_rate: number | null,
+	/**  Tokens computed; what the step's examples share at their beginning counts once. */
 	tokens_per_second: number | null,
+	/**  The same time, with shared beginnings counted for every example. */
+	example_tokens_per_second?: number | null,
 	grad_norm: number | null,
 	margin?: number | null,
 	accuracy?: number | null,

@@ -71,7 +71,7 @@ export function missing(request: TrainRequest): string | null {
 
 /** The request without what its method does not use. */
 export function settled(request: TrainRequest): TrainRequest {
-  return { ...request, expert: request.method === "sft" ? request.expert : [], judge: request.runs.length ? request.judge : null, out: request.out.trim() };
+  return { ...request, expert: request.method === "sft" ? request.expert : [], judge: request.method !== "sft" && request.runs.length ? request.judge : null, out: request.out.trim() };
 }
 
 /** The command that does the same as the form. */
@@ -80,7 +80,7 @@ export function trainCommand(request: TrainRequest): string {
   const gold = sft && request.expert.length > 0;
   return spelled(`rag-gym train ${request.method}`, [
     ["from", request.runs.join()],
-    ["judge", request.runs.length ? request.judge : null],
+    ["judge", !sft && request.runs.length ? request.judge : null],
     ["data", request.files.join()],
     ["expert", gold ? request.expert.join() : null],
     ["agents", gold ? request.agents.join() : null],
