@@ -160,7 +160,7 @@ fn copy(from: &Path, to: &Path, half: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A tiny llama and an adapter with a head that PEFT saved for it.
+    /// A tiny llama and an adapter that PEFT saved for it.
     fn peft() -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/tests/peft")
     }
@@ -178,7 +178,7 @@ mod tests {
         let theirs = studio.add_adapter(&peft().join("adapter"), "theirs", "tiny").unwrap();
         assert_eq!(
             (theirs.kind.as_str(), theirs.adapter_of.as_deref()),
-            ("reward", Some("tiny"))
+            ("language", Some("tiny"))
         );
         let to = dir.path().join("half");
         studio.export_adapter("theirs", &to, true).unwrap();

@@ -109,8 +109,8 @@ mod tests {
             assert_eq!(&tokens, sequence);
             assert!(rows.iter().zip(0..).all(|(&row, at)| forest.positions[row] == at));
         }
-        // 9 apart; 12 shared by five; 8 by two of them; ends of 2, 2, 1 and 1; and a stranger.
-        assert_eq!(forest.rows(), 9 + 12 + 8 + 2 + 2 + 1 + 1 + 5);
+        // 9 apart; 12 shared by five; 9 by two of them; ends of one; and a stranger.
+        assert_eq!(forest.rows(), 9 + 12 + 9 + 1 + 1 + 1 + 1 + 5);
         assert_eq!(before, [(0..9).collect::<Vec<_>>()]);
         for segment in 0..forest.segments.len() {
             assert!(!forest.segments[segment].rows.is_empty());

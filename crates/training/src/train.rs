@@ -637,7 +637,7 @@ mod tests {
     fn steps_of_a_question_stay_together_and_every_example_comes_once() {
         let mut examples = Vec::new();
         for q in 0..9 {
-            let question = format!("q{q}");
+            let (question, q) = (format!("q{q}"), 20 + q);
             // Two steps of one history, and a reader's prompt, which only begins alike.
             examples.push(example(&question, &[9, 9, q, q, q, 4]));
             examples.push(example(&question, &[9, 9, 8, 7, q, 6, 5, 4]));

@@ -465,16 +465,19 @@ export type TrainRequest = {
 	method: string,
 	/**  Runs whose episodes teach. */
 	runs: string[],
-	/**  Whose verdicts on these runs teach; `None` takes each run's own rewards. */
+	/**
+	 *  Whose rewards of the runs' candidates count; `None` for each run's own. Not for SFT, which learns from
+	 *  the actions that were taken.
+	 */
 	judge: string | null,
 	/**  Files of TRL's JSON lines. */
 	files: string[],
 	/**  Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only. */
 	expert: string[],
+	/**  Only the first so many questions of each of these sets. */
+	limit: number | null,
 	agents: string[],
 	corpus: string | null,
-	/**  Questions of each set, at most. */
-	limit: number | null,
 	/**  Passages per search of the expert. */
 	k: number,
 	/**  A model, or an adapter to go on from. */
