@@ -253,6 +253,13 @@ pub fn train(
         let chosen = &order[start..examples.len().min(start + config.batch)];
         let chosen = by_prompt(chosen.iter().map(|&idx| &examples[idx]));
         let share = config.schedule.share(step, steps, warm_up);
+        let next = step + 1;
+        let due = match config.eval_every {
+            0 => next.is_multiple_of(steps_an_epoch),
+            every => next.is_multiple_of(every) || next == steps,
+        };
+        // A step whose evaluation is cancelled is taken back, so that both are made when training goes on.
+        let before = (due && !held_out.is_empty()).then(|| (training.adapter.values.clone(), training.adam.clone()));
         let report = training.step(&chosen, share * f64::from(config.learning_rate), cancel);
         let mut report = match report {
             Err(TrainingError::Cancelled) if saved < step => {
@@ -262,14 +269,16 @@ pub fn train(
             other => other?,
         };
         let step = training.progress.step;
-        let due = match config.eval_every {
-            0 => step.is_multiple_of(steps_an_epoch),
-            every => step.is_multiple_of(every) || step == steps,
-        };
-        if due && !held_out.is_empty() {
+        if let Some((values, adam)) = before {
             match training.evaluate(&held_out, cancel) {
-                // The step is not counted, so that its evaluation is made when training goes on.
-                Err(TrainingError::Cancelled) => return Err(TrainingError::Cancelled),
+                Err(TrainingError::Cancelled) => {
+                    (training.adapter.values, training.adam) = (values, adam);
+                    training.progress.step = step - 1;
+                    if saved < step - 1 {
+                        training.save(checkpoint)?;
+                    }
+                    return Err(TrainingError::Cancelled);
+                }
                 evaluation => report.evaluation = Some(training.judge(evaluation?)),
             }
             stopped_early = training.out_of_patience();
