@@ -29,8 +29,8 @@ async fn a_newcomer_asks_a_researcher_runs_and_compares_and_a_presenter_shows() 
     episode_by_keyboard(&window).await?;
     present(&window).await?;
     teaching::train(&window).await?;
-    teaching::annotate(&window).await?;
-    teaching::rewards_side_by_side(&window).await?;
+    let judged = teaching::annotate(&window).await?;
+    teaching::rewards_side_by_side(&window, &judged).await?;
     everywhere(&window).await?;
     let barriers = window.barriers.borrow().join("\n");
     ensure!(barriers.is_empty(), "barriers:\n{barriers}");

@@ -202,10 +202,12 @@ impl Window {
     /// anything sticks out of the window sideways.
     pub async fn inspect(&self, name: &str) -> Result<()> {
         for theme in ["dark", "light"] {
-            // Painted, not only set: two frames later.
+            // Painted, not only set: two frames later, and what fades in has come. Spinners never end.
             let body = format!(
                 "const done = arguments[arguments.length - 1]; document.documentElement.dataset.theme = '{theme}';
-                 requestAnimationFrame(() => requestAnimationFrame(() => done(true)));"
+                 const ends = (one) => one.effect.getComputedTiming().endTime < 5000;
+                 const settled = () => Promise.allSettled(document.getAnimations().filter(ends).map((one) => one.finished));
+                 requestAnimationFrame(() => requestAnimationFrame(() => settled().then(() => done(true))));"
             );
             self.client.execute_async(&body, Vec::new()).await?;
             self.picture(&format!("{name}-{theme}")).await?;

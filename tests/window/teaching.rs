@@ -150,7 +150,8 @@ pub async fn train(window: &Window) -> Result<()> {
     window.inspect("models-endpoint").await
 }
 
-pub async fn annotate(window: &Window) -> Result<()> {
+/// Returns the question whose state was judged first.
+pub async fn annotate(window: &Window) -> Result<String> {
     const JUDGED: &str = "document.querySelector('[data-testid=annotate-progress]')?.innerText";
     const AT: &str = "document.querySelector('[data-testid=annotate-state]')?.dataset.at";
     window.press("6").await?;
@@ -175,6 +176,9 @@ pub async fn annotate(window: &Window) -> Result<()> {
         .await?;
     window.inspect("annotate").await?;
     let first = window.script(&format!("return {AT}")).await?;
+    let question = window
+        .script("return document.querySelector('[data-testid=annotate-state] .question').innerText")
+        .await?;
     window.press(&crate::driver::ENTER.to_string()).await?;
     window.holds(&format!("{JUDGED}.startsWith('1 of')"), PATIENCE).await?;
     window.press("x").await?;
@@ -201,10 +205,11 @@ pub async fn annotate(window: &Window) -> Result<()> {
     ensure!(agreement.contains("4 of"), "the summary: {agreement}");
     let agreement = window.text("agreement").await?;
     ensure!(agreement.contains("n ="), "the agreement: {agreement}");
-    window.inspect("annotate-agreement").await
+    window.inspect("annotate-agreement").await?;
+    Ok(question.as_str().unwrap_or_default().to_owned())
 }
 
-pub async fn rewards_side_by_side(window: &Window) -> Result<()> {
+pub async fn rewards_side_by_side(window: &Window, question: &str) -> Result<()> {
     window
         .go("#/runs", "document.querySelector('[data-testid=run-row]')")
         .await?;
@@ -213,11 +218,20 @@ pub async fn rewards_side_by_side(window: &Window) -> Result<()> {
         .await?;
     window.find("episode-row").await?;
     window
-        .script("document.querySelector('[data-testid=episode-row]').click()")
+        .script(&format!(
+            "[...document.querySelectorAll('[data-testid=episode-row]')].find((row) => row.innerText.includes({question:?})).click()"
+        ))
         .await?;
     window.find("candidate-detail").await?;
     window.press("w").await?;
-    let table = window.text("verdicts").await?;
+    let mut table = window.text("verdicts").await?;
+    // A person judges the steps that have a choice only.
+    for _ in 0..6 {
+        if !table.contains("human") {
+            window.press("j").await?;
+            table = window.text("verdicts").await?;
+        }
+    }
     ensure!(
         table.contains("human") && table.contains("evidence"),
         "the rewards side by side: {table}"
