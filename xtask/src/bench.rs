@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::document::replace;
 use crate::model;
 use crate::step::{self, cargo, root, step};
 
@@ -212,22 +213,7 @@ fn median(rounds: &[BTreeMap<String, Value>], engine: &str, place: &str) -> Opti
 
 /// Replaces what lies between the two markers of docs/benchmarks.md.
 fn write_table(rounds: &[BTreeMap<String, Value>], accuracy: &Value) -> Result<()> {
-    let path = root().join("docs/benchmarks.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (begin, end) = ("<!-- generate: begin -->\n", "<!-- generate: end -->");
-    let (Some(first), Some(last)) = (text.find(begin), text.find(end)) else {
-        bail!(
-            "{} has no place for the figures: it needs {begin:?} and {end:?}",
-            path.display()
-        );
-    };
-    let new = format!(
-        "{}{}{}",
-        &text[..first + begin.len()],
-        table(rounds, accuracy),
-        &text[last..]
-    );
-    fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
+    replace(&root().join("docs/benchmarks.md"), "generate", &table(rounds, accuracy))?;
     println!("    figures are in {}", Path::new("docs/benchmarks.md").display());
     Ok(())
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a build task talks to a terminal")]
 
 mod bench;
+mod document;
 mod ladder;
 mod ladder_table;
 mod model;

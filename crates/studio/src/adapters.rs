@@ -112,7 +112,12 @@ impl Studio {
         for BuiltIn { name, config, tensors } in BUILT_IN {
             let dir = self.home().join("models").join(name);
             let model = known(self.store().model(name))?;
-            if model.is_some_and(|model| Path::new(&model.path) != dir) {
+            if model.as_ref().is_some_and(|model| Path::new(&model.path) != dir) {
+                continue;
+            }
+            let files = [(CONFIG, config), (TENSORS, tensors)];
+            let whole = |(file, bytes): (&str, &&[u8])| fs::read(dir.join(file)).is_ok_and(|found| found == **bytes);
+            if model.is_some() && files.into_iter().all(whole) {
                 continue;
             }
             fs::create_dir_all(&dir).map_err(|source| StudioError::File {
@@ -120,12 +125,8 @@ impl Studio {
                 path: dir.clone(),
                 source,
             })?;
-            for (file, bytes) in [(CONFIG, config), (TENSORS, tensors)] {
-                let path = dir.join(file);
-                if fs::read(&path).is_ok_and(|found| found == *bytes) {
-                    continue;
-                }
-                write_whole(&path, |out| out.write_all(bytes).map_err(unwritten))?;
+            for (file, bytes) in files {
+                write_whole(&dir.join(file), |out| out.write_all(bytes).map_err(unwritten))?;
             }
             self.register_adapter(name, &dir, &root, has_head(&dir, &root)?)?;
         }

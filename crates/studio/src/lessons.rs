@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use gym::{Agent, AgentKind, LabelledQuestion, PromptStyle};
+use gym::{Agent, LabelledQuestion, PromptStyle};
 use store::EpisodeStatus;
 use training::expert::expert;
 use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
 
+use crate::engines::parse;
 use crate::{Result, Studio, StudioError, TrainRequest};
 
 impl Studio {
@@ -98,10 +99,7 @@ impl Studio {
         let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
         let (mut all, mut readers) = (Vec::new(), HashSet::new());
         for name in &request.agents {
-            let kind: AgentKind = name
-                .parse()
-                .map_err(|error: gym::agent::UnknownName| StudioError::Invalid(error.to_string()))?;
-            let agent = Agent::new(kind, PromptStyle::Compact);
+            let agent = Agent::new(parse(name)?, PromptStyle::Compact);
             for labelled in &questions {
                 refuse_test(labelled)?;
                 let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;

@@ -1,6 +1,7 @@
 //! Trainings in the background of this process, and the record that each keeps in its adapter's folder.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use specta::Type;
 
+use crate::export::{unwritten, write_whole};
 use crate::train::{CHECKPOINT, EvalPoint, STEPS};
 use crate::view::JobView;
 use crate::{Cancel, Result, Studio, StudioError, TrainRequest, TrainStep, clock, lock};
@@ -118,13 +120,9 @@ impl Record {
     }
 
     fn write(&self) -> Result<()> {
-        let path = self.dir.join(RECORD);
         let text = serde_json::to_vec_pretty(&self.kept)
             .map_err(|error| StudioError::Invalid(format!("the settings cannot be written as JSON: {error}")))?;
-        let part = path.with_extension("part");
-        std::fs::write(&part, text)
-            .and_then(|()| std::fs::rename(&part, &path))
-            .map_err(file_error("write", &path))
+        write_whole(&self.dir.join(RECORD), |out| out.write_all(&text).map_err(unwritten))
     }
 }
 
