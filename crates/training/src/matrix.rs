@@ -227,11 +227,14 @@ impl WithSimd for Product<'_> {
                 for (strip, packed) in packed.chunks_exact((to - from) * HEIGHT).enumerate() {
                     let (packed, _) = packed.as_chunks::<HEIGHT>();
                     let mut tile = [[0.0; WIDTH]; HEIGHT];
-                    match S::F32_LANES {
-                        16 => sum_tile::<S, 12, 2>(simd, packed, panel, &mut tile),
-                        8 => sum_tile::<S, 3, 4>(simd, packed, panel, &mut tile),
-                        4 => sum_tile::<S, 2, 8>(simd, packed, panel, &mut tile),
-                        _ => sum_tile::<S, 1, 32>(simd, packed, panel, &mut tile),
+                    // Low ranks fill half a panel.
+                    match (S::F32_LANES, width <= WIDTH / 2) {
+                        (16, true) => sum_tile::<S, 12, 1, 2>(simd, packed, panel, &mut tile),
+                        (16, false) => sum_tile::<S, 12, 2, 2>(simd, packed, panel, &mut tile),
+                        (8, true) => sum_tile::<S, 6, 2, 4>(simd, packed, panel, &mut tile),
+                        (8, false) => sum_tile::<S, 3, 4, 4>(simd, packed, panel, &mut tile),
+                        (4, _) => sum_tile::<S, 2, 8, 8>(simd, packed, panel, &mut tile),
+                        _ => sum_tile::<S, 1, 32, 32>(simd, packed, panel, &mut tile),
                     }
                     let height = HEIGHT.min(a.rows - strip * HEIGHT);
                     for (row, tile) in tile[..height].iter().enumerate() {
@@ -250,9 +253,10 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// `tile[row][column] = Σ a[step][row] b[step][column]`, `ROWS` rows of `VECTORS` registers at a time.
+/// `tile[row][column] = Σ a[step][row] b[step][column]`, `ROWS` rows of `VECTORS` registers at a time; `b` has
+/// `STEP` of them in a row.
 #[inline(always)]
-fn sum_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn sum_tile<S: Simd, const ROWS: usize, const VECTORS: usize, const STEP: usize>(
     simd: S,
     a: &[[f32; HEIGHT]],
     b: &[S::f32s],
@@ -260,7 +264,7 @@ fn sum_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) {
     for first in (0..HEIGHT).step_by(ROWS) {
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for (a, b) in a.iter().zip(b.as_chunks::<VECTORS>().0) {
+        for (a, b) in a.iter().zip(b.as_chunks::<STEP>().0) {
             for row in 0..ROWS {
                 let x = simd.splat_f32s(a[first + row]);
                 for vector in 0..VECTORS {
@@ -270,7 +274,7 @@ fn sum_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         for row in 0..ROWS {
             let (out, _) = S::as_mut_simd_f32s(&mut tile[first + row]);
-            out.copy_from_slice(&sums[row]);
+            out[..VECTORS].copy_from_slice(&sums[row]);
         }
     }
 }

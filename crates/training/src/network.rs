@@ -2,11 +2,12 @@
 //! adapter does; what flows through the base is the gradient of its inputs.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use gym::Seed;
 
 use crate::Result;
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Place};
 use crate::attention::{Projected, attend, attend_backward};
 use crate::base::{Base, Factors, Layer, Part};
 use crate::elementwise::{Rotation, add, gated, gated_backward, normalise, normalise_backward};
@@ -35,8 +36,9 @@ struct Kept {
     middle: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    /// `x down` of each trained part: (rows, rank).
-    low: [Vec<f32>; 7],
+    /// `x down` of the trained parts that share an input, side by side: (rows, parts rank). The inputs of
+    /// queries, keys and values; of the output; of gate and up; of down.
+    low: [Vec<f32>; 4],
 }
 
 /// A forward pass, kept for one backward pass.
@@ -125,33 +127,24 @@ impl<'a> Pass<'a> {
     fn layer_forward(&self, idx: usize, factors: &Factors, x: Vec<f32>, only: Option<&[usize]>) -> (Vec<f32>, Kept) {
         let layer = &self.base.layers[idx];
         let epsilon = self.base.config.norm_epsilon;
-        let mut low: [Vec<f32>; 7] = Default::default();
-        let mut project = |part: Part, x: &[f32], out: Option<Vec<f32>>| {
-            let (out, pair) = self.project(idx, part, factors, x, out);
-            low[part as usize] = pair;
-            out
-        };
         let normed = normalise(&x, &layer.attention_norm, epsilon);
-        let mut q = project(Part::Query, &normed, None);
-        let mut k = project(Part::Key, &normed, None);
-        let mut v = project(Part::Value, &normed, None);
+        let inputs = [Part::Query, Part::Key, Part::Value];
+        let ([mut q, mut k, mut v], low_inputs) = self.project(idx, inputs, factors, &normed, [None, None, None]);
         layer.add_biases([&mut q, &mut k, &mut v]);
         self.rotation.apply(&mut q, 1.0);
         self.rotation.apply(&mut k, 1.0);
         let of = Projected { q: &q, k: &k, v: &v };
         let (attended, sums) = attend(self.base.heads(), self.forest, &of);
-        let middle = match only {
-            None => project(Part::Output, &attended, Some(x.clone())),
-            Some(rows) => {
-                let hidden = self.base.config.hidden;
-                let onto = gather(&x, rows, hidden);
-                project(Part::Output, &gather(&attended, rows, hidden), Some(onto))
-            }
+        let hidden = self.base.config.hidden;
+        let (onto, input) = match only {
+            None => (x.clone(), Cow::Borrowed(&attended)),
+            Some(rows) => (gather(&x, rows, hidden), Cow::Owned(gather(&attended, rows, hidden))),
         };
+        let ([middle], low_output) = self.project(idx, [Part::Output], factors, &input, [Some(onto)]);
         let normed = normalise(&middle, &layer.feed_forward_norm, epsilon);
-        let gate = project(Part::Gate, &normed, None);
-        let up = project(Part::Up, &normed, None);
-        let next = project(Part::Down, &gated(&gate, &up), Some(middle.clone()));
+        let ([gate, up], low_inner) = self.project(idx, [Part::Gate, Part::Up], factors, &normed, [None, None]);
+        let inner = gated(&gate, &up);
+        let ([next], low_down) = self.project(idx, [Part::Down], factors, &inner, [Some(middle.clone())]);
         (
             next,
             Kept {
@@ -164,7 +157,7 @@ impl<'a> Pass<'a> {
                 middle,
                 gate,
                 up,
-                low,
+                low: [low_inputs, low_output, low_inner, low_down],
             },
         )
     }
@@ -191,14 +184,8 @@ impl<'a> Pass<'a> {
             middle,
             mut gate,
             up,
-            low,
+            low: [low_inputs, low_output, low_inner, low_down],
         } = kept;
-        let mut back = |part: Part, input: &[f32], dy: &[f32], d_input: &mut [f32], base: bool| {
-            if base {
-                factors[part as usize].multiply(dy, dy.len() / part.dims(config).0, d_input, true);
-            }
-            self.pair_backward(idx, part, input, &low[part as usize], dy, d_input, gradient);
-        };
         // The feed-forward block.
         let inner = if trains(Part::Down) {
             gated(&gate, &up)
@@ -206,7 +193,13 @@ impl<'a> Pass<'a> {
             Vec::new()
         };
         let mut d_up = vec![0.0; gate.len()];
-        back(Part::Down, &inner, dx, &mut d_up, true);
+        let mut back = Back {
+            pass: self,
+            idx,
+            factors,
+            gradient,
+        };
+        back.through([Part::Down], &inner, &low_down, [&dx[..]], &mut d_up);
         drop(inner);
         gated_backward(&mut gate, &up, &mut d_up);
         let normed = match trains(Part::Gate) || trains(Part::Up) {
@@ -214,16 +207,21 @@ impl<'a> Pass<'a> {
             false => Vec::new(),
         };
         let mut d_normed = vec![0.0; middle.len()];
-        back(Part::Gate, &normed, &gate, &mut d_normed, true);
-        back(Part::Up, &normed, &d_up, &mut d_normed, true);
+        back.through(
+            [Part::Gate, Part::Up],
+            &normed,
+            &low_inner,
+            [&gate, &d_up],
+            &mut d_normed,
+        );
         normalise_backward(&middle, &layer.feed_forward_norm, config.norm_epsilon, &d_normed, dx);
         // The attention.
         let mut d_attended = vec![0.0; dx.len()];
         match only {
-            None => back(Part::Output, &attended, dx, &mut d_attended, true),
+            None => back.through([Part::Output], &attended, &low_output, [&dx[..]], &mut d_attended),
             Some(rows) => {
                 let input = gather(&attended, rows, config.hidden);
-                back(Part::Output, &input, dx, &mut d_attended, true);
+                back.through([Part::Output], &input, &low_output, [&dx[..]], &mut d_attended);
                 d_attended = scattered(&d_attended, rows, attended.len(), config.hidden);
                 *dx = scattered(dx, rows, x.len(), config.hidden);
                 d_normed.resize(x.len(), 0.0);
@@ -235,96 +233,77 @@ impl<'a> Pass<'a> {
         self.rotation.apply(&mut dk, -1.0);
         let normed = normalise(&x, &layer.attention_norm, config.norm_epsilon);
         d_normed.fill(0.0);
+        let inputs = [Part::Query, Part::Key, Part::Value];
+        back.through(inputs, &normed, &low_inputs, [&dq, &dk, &dv], &mut d_normed);
         // Nothing below the first layer is trained.
-        let below = idx > 0;
-        back(Part::Query, &normed, &dq, &mut d_normed, below);
-        back(Part::Key, &normed, &dk, &mut d_normed, below);
-        back(Part::Value, &normed, &dv, &mut d_normed, below);
-        if below {
+        if idx > 0 {
             normalise_backward(&x, &layer.attention_norm, config.norm_epsilon, &d_normed, dx);
         }
     }
 
-    /// `x W` plus the part's low-rank addition, added to `onto` if given. Also returns `x down`.
-    fn project(
+    /// For each of some parts with the same input, `x W` plus the low-rank addition, added to what is given
+    /// `onto`. Also returns `x down` of the trained ones, side by side.
+    fn project<const N: usize>(
         &self,
         idx: usize,
-        part: Part,
+        parts: [Part; N],
         factors: &Factors,
         x: &[f32],
-        onto: Option<Vec<f32>>,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let (out, inside) = part.dims(&self.base.config);
-        let rows = x.len() / inside;
-        let add = onto.is_some();
-        let mut y = onto.unwrap_or_else(|| vec![0.0; rows * out]);
-        factors[part as usize].multiply(x, rows, &mut y, add);
-        let Some((adapter, place)) = self.pair(idx, part) else {
-            return (y, Vec::new());
+        mut onto: [Option<Vec<f32>>; N],
+    ) -> ([Vec<f32>; N], Vec<f32>) {
+        let rows = x.len() / parts[0].dims(&self.base.config).1;
+        let mut ys = std::array::from_fn(|i| {
+            let add = onto[i].is_some();
+            let (out, _) = parts[i].dims(&self.base.config);
+            let mut y = onto[i].take().unwrap_or_else(|| vec![0.0; rows * out]);
+            factors[parts[i] as usize].multiply(x, rows, &mut y, add);
+            y
+        });
+        let Some(pairs) = self.pairs(idx, &parts) else {
+            return (ys, Vec::new());
         };
-        let rank = adapter.config.rank;
-        let down = Panels::packed(View::new(&adapter.values[place.down.clone()], inside, rank));
-        let up = Panels::packed(View::new(&adapter.values[place.up.clone()], out, rank).transposed());
-        let mut low = vec![0.0; rows * rank];
-        multiply(
-            View::new(&self.dropped(idx, part, x), rows, inside),
-            down.all(),
-            &mut low,
-            rank,
-            false,
-        );
-        let scaled = scaled(&low, adapter.scale());
-        multiply(View::new(&scaled, rows, rank), up.all(), &mut y, out, true);
-        (y, low)
-    }
-
-    /// Gradients of a part's low-rank pair, and what it passes on to its input.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a projection was given and what came back"
-    )]
-    fn pair_backward(
-        &self,
-        idx: usize,
-        part: Part,
-        x: &[f32],
-        low: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-        gradient: &mut [f32],
-    ) {
-        let Some((adapter, place)) = self.pair(idx, part) else {
-            return;
-        };
-        let (out, inside) = part.dims(&self.base.config);
-        let rows = dy.len() / out;
-        let rank = adapter.config.rank;
-        let up = Panels::packed(View::new(&adapter.values[place.up.clone()], out, rank));
-        let dy = View::new(dy, rows, out);
-        let mut d_low = vec![0.0; rows * rank];
-        multiply(dy, up.all(), &mut d_low, rank, false);
-        let d_low = scaled(&d_low, adapter.scale());
-        let low = scaled(low, adapter.scale());
-        let low = Panels::packed(View::new(&low, rows, rank));
-        multiply(dy.transposed(), low.all(), &mut gradient[place.up.clone()], rank, true);
-        let packed = Panels::packed(View::new(&d_low, rows, rank));
-        let x = self.dropped(idx, part, x);
-        let x = View::new(&x, rows, inside).transposed();
-        multiply(x, packed.all(), &mut gradient[place.down.clone()], rank, true);
-        let down = Panels::packed(View::new(&adapter.values[place.down.clone()], inside, rank).transposed());
-        let d_low = View::new(&d_low, rows, rank);
-        if self.dropout.is_some() {
-            let mut d = vec![0.0; dx.len()];
-            multiply(d_low, down.all(), &mut d, inside, false);
-            add(dx, &self.dropped(idx, part, &d));
-        } else {
-            multiply(d_low, down.all(), dx, inside, true);
+        let width = pairs.width();
+        let mut low = vec![0.0; rows * width];
+        for (input, down, columns) in pairs.inputs(x) {
+            let down = Panels::packed(View::new(&down, pairs.inside, columns.len()));
+            let input = View::new(&input, rows, pairs.inside);
+            multiply(input, down.all(), &mut low[columns.start..], width, false);
         }
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let up = Panels::packed(View::new(&pair.up, pair.out, pairs.rank).transposed());
+            let low = View::new(&low, rows, width).columns(pairs.columns(i));
+            multiply(low, up.all(), &mut ys[pair.at], pair.out, true);
+        }
+        (ys, low)
     }
 
-    fn pair(&self, idx: usize, part: Part) -> Option<(&'a Adapter, &'a crate::adapter::Place)> {
+    /// The trained ones of some parts with the same input.
+    fn pairs<'p>(&'p self, idx: usize, parts: &[Part]) -> Option<Pairs<'p, 'a>> {
         let adapter = self.adapter?;
-        Some((adapter, adapter.place(idx, part)?))
+        let each: Vec<Pair> = parts
+            .iter()
+            .enumerate()
+            .filter_map(|(at, &part)| {
+                let place = adapter.place(idx, part)?.clone();
+                let up = scaled(&adapter.values[place.up.clone()], adapter.scale());
+                let (out, _) = part.dims(&self.base.config);
+                Some(Pair {
+                    at,
+                    part,
+                    out,
+                    place,
+                    up,
+                })
+            })
+            .collect();
+        (!each.is_empty()).then(|| Pairs {
+            pass: self,
+            adapter,
+            idx,
+            rank: adapter.config.rank,
+            inside: parts[0].dims(&self.base.config).1,
+            each,
+        })
     }
 
     /// The input with dropout, which is its own gradient.
@@ -347,6 +326,115 @@ impl<'a> Pass<'a> {
             }
         }
         Cow::Owned(x)
+    }
+}
+
+/// Low-rank pairs with the same input.
+struct Pairs<'p, 'a> {
+    pass: &'p Pass<'a>,
+    adapter: &'a Adapter,
+    idx: usize,
+    rank: usize,
+    inside: usize,
+    each: Vec<Pair>,
+}
+
+struct Pair {
+    /// Among the parts that were asked for.
+    at: usize,
+    part: Part,
+    out: usize,
+    place: Place,
+    /// (out, rank), times the adapter's scale.
+    up: Vec<f32>,
+}
+
+impl Pairs<'_, '_> {
+    fn width(&self) -> usize {
+        self.rank * self.each.len()
+    }
+
+    /// Where a pair's numbers lie in the rows of all.
+    fn columns(&self, i: usize) -> Range<usize> {
+        i * self.rank..(i + 1) * self.rank
+    }
+
+    /// What is multiplied by which downs, (inside, columns), for which columns: with dropout every pair has an
+    /// input of its own.
+    fn inputs<'x>(&self, x: &'x [f32]) -> Vec<(Cow<'x, [f32]>, Vec<f32>, Range<usize>)> {
+        let downs = |i: usize| &self.adapter.values[self.each[i].place.down.clone()];
+        if self.pass.dropout.is_some() {
+            let own = |i: usize| {
+                let input = self.pass.dropped(self.idx, self.each[i].part, x);
+                (input, downs(i).to_vec(), self.columns(i))
+            };
+            return (0..self.each.len()).map(own).collect();
+        }
+        let row = |row: usize| (0..self.each.len()).flat_map(move |i| &downs(i)[row * self.rank..][..self.rank]);
+        let side_by_side = (0..self.inside).flat_map(row).copied().collect();
+        vec![(Cow::Borrowed(x), side_by_side, 0..self.width())]
+    }
+}
+
+/// The way back through one layer's projections.
+struct Back<'b, 'a> {
+    pass: &'b Pass<'a>,
+    idx: usize,
+    factors: &'b Factors,
+    gradient: &'b mut [f32],
+}
+
+impl Back<'_, '_> {
+    /// Adds to `dx` what parts with the same input `x` pass on of their gradients `dys`, and to the gradient
+    /// those of their pairs. The first layer's inputs get nothing from its weights: nothing below is trained.
+    fn through<const N: usize>(&mut self, parts: [Part; N], x: &[f32], low: &[f32], dys: [&[f32]; N], dx: &mut [f32]) {
+        let (idx, pass) = (self.idx, self.pass);
+        let last = idx == 0 && parts[0] == Part::Query;
+        let rows = dys[0].len() / parts[0].dims(&pass.base.config).0;
+        if !last {
+            for (part, dy) in parts.iter().zip(dys) {
+                self.factors[*part as usize].multiply(dy, rows, dx, true);
+            }
+        }
+        let Some(pairs) = pass.pairs(idx, &parts) else { return };
+        let (rank, width, inside) = (pairs.rank, pairs.width(), pairs.inside);
+        let low = scaled(low, pairs.adapter.scale());
+        let mut d_low = vec![0.0; rows * width];
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let dy = View::new(dys[pair.at], rows, pair.out);
+            let up = Panels::packed(View::new(&pair.up, pair.out, rank));
+            let columns = pairs.columns(i);
+            multiply(dy, up.all(), &mut d_low[columns.start..], width, false);
+            let low = Panels::packed(View::new(&low, rows, width).columns(columns));
+            let d_up = &mut self.gradient[pair.place.up.clone()];
+            multiply(dy.transposed(), low.all(), d_up, rank, true);
+        }
+        let d_low = View::new(&d_low, rows, width);
+        let mut d_down = vec![0.0; inside * width];
+        for (input, down, columns) in pairs.inputs(x) {
+            let own = d_low.columns(columns.clone());
+            let input = View::new(&input, rows, inside).transposed();
+            let d_down = &mut d_down[columns.start..];
+            multiply(input, Panels::packed(own).all(), d_down, width, false);
+            if last {
+                continue;
+            }
+            let down = Panels::packed(View::new(&down, inside, columns.len()).transposed());
+            if pass.dropout.is_some() {
+                let mut d = vec![0.0; dx.len()];
+                multiply(own, down.all(), &mut d, inside, false);
+                let part = pairs.each[columns.start / rank].part;
+                add(dx, &pass.dropped(idx, part, &d));
+            } else {
+                multiply(own, down.all(), dx, inside, true);
+            }
+        }
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let gradient = &mut self.gradient[pair.place.down.clone()];
+            for (gradient, d) in gradient.chunks_exact_mut(rank).zip(d_down.chunks_exact(width)) {
+                add(gradient, &d[pairs.columns(i)]);
+            }
+        }
     }
 }
 

@@ -143,18 +143,27 @@ impl Kernel for WriteRows<'_> {
         let panel_len = depth.div_ceil(2) * PANEL;
         for (at, two) in self.rows.chunks(2 * *columns).enumerate() {
             let (upper, lower) = two.split_at(*columns);
-            for (panel, upper) in upper.chunks(PANEL).enumerate() {
-                let lower = lower.get(panel * PANEL..).unwrap_or_default();
-                let to = &mut pairs[panel * panel_len + (self.first / 2 + at) * PANEL..][..PANEL];
-                for (half, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                    let mut woven = [0.0; 32];
-                    let numbers = upper.iter().skip(half * 16).zip(woven.as_chunks_mut::<2>().0);
-                    numbers.for_each(|(x, woven)| woven[0] = *x);
-                    let numbers = lower.iter().skip(half * 16).zip(woven.as_chunks_mut::<2>().0);
-                    numbers.for_each(|(x, woven)| woven[1] = *x);
-                    // SAFETY: the caller vouches for `S`.
-                    *to = unsafe { rounded::<S>(&woven) };
+            for (half, upper) in upper.chunks(16).enumerate() {
+                let lower = lower.get(half * 16..).unwrap_or_default();
+                let at = half / 2 * panel_len + (self.first / 2 + at) * PANEL + half % 2 * 16;
+                let mut woven = [0.0; 32];
+                let pairs_of = woven.as_chunks_mut::<2>().0;
+                match (upper.first_chunk::<16>(), lower.first_chunk::<16>()) {
+                    // Whole vectors have a length that the compiler knows.
+                    (Some(upper), Some(lower)) => {
+                        for i in 0..16 {
+                            pairs_of[i] = [upper[i], lower[i]];
+                        }
+                    }
+                    _ => {
+                        for (i, x) in upper.iter().enumerate() {
+                            pairs_of[i] = [*x, lower.get(i).copied().unwrap_or(0.0)];
+                        }
+                    }
                 }
+                // SAFETY: the caller vouches for `S`.
+                let pairs_of = unsafe { rounded::<S>(&woven) };
+                pairs[at..at + 16].copy_from_slice(&pairs_of);
             }
         }
     }
