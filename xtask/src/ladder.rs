@@ -25,10 +25,15 @@ struct Plan {
     agents: &'static [&'static str],
     /// Questions of each training set: for the first lessons, and for the judged runs.
     expert: u32,
+    /// Of each set's first lessons, those for the reader: they are longest.
+    readings: u32,
     collect: u32,
     /// Questions of a row.
     report: u32,
     candidates: u32,
+    /// What the first lessons are given to, and how fast it learns them.
+    base: &'static str,
+    lr: &'static str,
     rank: u32,
     epochs: u32,
 }
@@ -38,11 +43,14 @@ const FULL: Plan = Plan {
     profile: "release",
     seeds: 3,
     agents: &["react", "search-o1", "research"],
-    expert: 150,
+    expert: 400,
+    readings: 450,
     collect: 100,
     report: 150,
     candidates: 5,
-    rank: 8,
+    base: "smollm2-135m",
+    lr: "8e-4",
+    rank: 16,
     epochs: 1,
 };
 
@@ -52,10 +60,14 @@ const QUICK: Plan = Plan {
     seeds: 1,
     agents: &["search-o1"],
     expert: 8,
+    readings: 16,
     collect: 6,
     report: 4,
     candidates: 3,
-    rank: 2,
+    // So few lessons teach an untrained model nothing, and then no episode ends well enough to teach further.
+    base: "searcher",
+    lr: "1e-5",
+    rank: 8,
     epochs: 1,
 };
 
@@ -206,6 +218,7 @@ impl Ladder {
             self.plan.rank.to_string(),
             self.plan.epochs.to_string(),
         );
+        let readings = self.plan.readings.to_string();
         let alpha = (2 * self.plan.rank).to_string();
         let shape = ["--rank", &rank, "--alpha", &alpha, "--targets", "all"];
         let common = ["--seed", &number, "--max-length", "2048"];
@@ -213,8 +226,10 @@ impl Ladder {
             ["--expert", &sets.join(",")],
             ["--agents", &self.agents.join(",")],
             ["--limit", &expert],
+            ["--readings", &readings],
             ["--epochs", &epochs],
-            ["--lr", "8e-4"],
+            ["--lr", self.plan.lr],
+            ["--base", self.plan.base],
         ];
         self.ensure_trained("sft", &named("sft"), &[&first.concat()[..], &shape, &common].concat())?;
         let mut judged = Vec::new();
@@ -289,6 +304,10 @@ impl Ladder {
                 command.args(["run", "--name", name, "--questions", questions]);
                 command.args(["--corpus", &set.corpus, "--agent", agent, "--model", &model]);
                 command.args(["--limit", &limit.to_string(), "--seed", &seed.to_string()]);
+                if rung.policy == "dpo" {
+                    // Preferences are over actions: the reader stays as SFT left it, and so do its answers.
+                    command.args(["--reader", &format!("sft-s{seed}")]);
+                }
                 // Superlatives of the built-in world look up as many as four neighbours.
                 command.args(["--max-steps", "7"]);
                 if rung.choice != Choice::Greedy {

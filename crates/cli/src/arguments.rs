@@ -329,6 +329,9 @@ pub struct TrainOptions {
     /// Only the first so many questions of each of these sets
     #[arg(long, requires = "expert")]
     limit: Option<u32>,
+    /// At most so many lessons for the reader from each of these sets, spread evenly
+    #[arg(long, requires = "expert")]
+    readings: Option<u32>,
     /// Agents that the gold evidence is shown to
     #[arg(long, value_delimiter = ',', default_value = "search-o1")]
     agents: Vec<String>,
@@ -397,6 +400,7 @@ impl TrainOptions {
             files: self.data,
             expert: self.expert,
             limit: self.limit,
+            readings: self.readings,
             agents: self.agents,
             corpus: self.corpus,
             k: self.k,
@@ -431,6 +435,9 @@ pub struct AgentOptions {
     agent: String,
     #[arg(long, default_value = studio::DEFAULT_MODEL)]
     model: String,
+    /// Who condenses passages for search-o1 and research [default: the model]
+    #[arg(long, value_name = "MODEL")]
+    reader: Option<String>,
     /// [default: by the model's size]
     #[arg(long, value_parser = ["full", "compact"])]
     prompt: Option<String>,
@@ -470,6 +477,7 @@ impl AgentOptions {
             corpus: self.corpus,
             agent: self.agent,
             model: self.model,
+            reader: self.reader,
             prompt: self.prompt,
             k: self.k,
             max_steps: self.max_steps,

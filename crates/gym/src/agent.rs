@@ -7,6 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
+use crate::excerpt::{EXCERPT_WORDS, excerpt};
 use crate::parse::{Fields, read_fields};
 use crate::{Action, Grammar, Hit, Message, Prompt, Role, State};
 
@@ -173,6 +174,10 @@ impl Prompts {
                 .expect("the default delimiters are valid"),
         );
         templates.add_filter("line", one_line);
+        // Of a passage, what bears on a query.
+        templates.add_filter("excerpt", |text: String, query: String| {
+            excerpt(&query, &text, EXCERPT_WORDS)
+        });
         for (name, source) in TEMPLATES {
             templates
                 .add_template(name, source)

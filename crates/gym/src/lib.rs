@@ -10,6 +10,7 @@ pub mod agreement;
 pub mod engine;
 pub mod episode;
 pub mod evidence;
+pub mod excerpt;
 pub mod judge;
 pub mod llm_judge;
 pub mod metrics;

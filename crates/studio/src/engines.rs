@@ -21,6 +21,7 @@ const READER_TOKENS: usize = 40;
 pub(crate) struct Setting {
     pub agent: Agent,
     pub model: Arc<dyn LanguageModel>,
+    pub reader: Arc<dyn LanguageModel>,
     pub index: Arc<retrieval::Bm25Index>,
     pub judge: Option<Arc<dyn Judge>>,
     pub reward_model: Option<Arc<dyn RewardModel>>,
@@ -39,7 +40,7 @@ impl Setting {
         gym::Engines {
             agent: &self.agent,
             policy: self.model.as_ref(),
-            reader: self.model.as_ref(),
+            reader: self.reader.as_ref(),
             retriever: self.index.as_ref(),
             judge: self.judge.as_deref(),
             reward_model: self.reward_model.as_deref(),
@@ -53,6 +54,7 @@ impl Default for AgentSettings {
             corpus: "factbook".into(),
             agent: "search-o1".into(),
             model: crate::DEFAULT_MODEL.into(),
+            reader: None,
             prompt: None,
             k: 3,
             max_steps: 5,
@@ -110,6 +112,9 @@ impl Studio {
         if let Some(model) = &settings.reward_model {
             self.reward_row(model)?;
         }
+        if let Some(reader) = &settings.reader {
+            self.model_row(reader)?;
+        }
         let rewards = settings.judge.is_some() || settings.reward_model.is_some();
         let selection: Selection = match &settings.select {
             Some(name) => parse(name)?,
@@ -155,17 +160,19 @@ impl Studio {
             // Runs from before there was a choice took the highest reward.
             selection: settings.select.as_deref().map_or(Ok(Selection::Reward), parse)?,
         };
+        let reader = settings.reader.as_ref().unwrap_or(&settings.model);
         // The file too, not the name alone: another file may take the name over.
-        let model = self.model_row(&settings.model)?;
+        let row = self.model_row(reader)?;
         Ok(Setting {
             agent: Agent::new(parse(&settings.agent)?, style),
             model: self.load(&settings.model)?,
+            reader: self.load(reader)?,
             index,
             judge,
             reward_model,
             findings: Arc::new(StoredFindings {
                 studio: self.clone(),
-                reader: format!("{}|{}|{style}", model.name, model.sha256),
+                reader: format!("{}|{}|{style}", row.name, row.sha256),
             }),
             config,
         })

@@ -175,8 +175,8 @@ impl Studio {
                 Arc::new(RolloutJudge {
                     id: format!("{spec}#{ROLLOUT_VERSION}"),
                     agent: setting.agent,
-                    policy: setting.model.clone(),
-                    reader: setting.model,
+                    policy: setting.model,
+                    reader: setting.reader,
                     retriever: setting.index,
                     config: setting.config,
                     continuations: *continuations,

@@ -97,7 +97,7 @@ impl Studio {
         };
         let index = self.index(&corpus)?;
         let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
-        let (mut all, mut readers) = (Vec::new(), HashSet::new());
+        let (mut all, mut readings, mut known) = (Vec::new(), Vec::new(), HashSet::new());
         for name in &request.agents {
             let agent = Agent::new(parse(name)?, PromptStyle::Compact);
             for labelled in &questions {
@@ -105,12 +105,24 @@ impl Studio {
                 let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;
                 all.extend(policy);
                 // Agents that read ask their reader the same.
-                let new = |lesson: &Lesson| readers.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
-                all.extend(reader.into_iter().filter(new));
+                let new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
+                readings.extend(reader.into_iter().filter(new));
             }
         }
+        let most = request.readings.map_or(readings.len(), |most| most as usize);
+        all.extend(spread(readings, most));
         Ok(all)
     }
+}
+
+/// At most so many, taken evenly from the whole list.
+fn spread<T>(list: Vec<T>, most: usize) -> impl Iterator<Item = T> {
+    let n = list.len();
+    let kept = move |idx: usize| n <= most || (idx + 1) * most / n > idx * most / n;
+    list.into_iter()
+        .enumerate()
+        .filter(move |(idx, _)| kept(*idx))
+        .map(|(_, item)| item)
 }
 
 /// What a test measures must not be learnt.
@@ -137,4 +149,17 @@ fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
                 .map_err(|message| StudioError::Invalid(format!("{}, line {}: {message}", path.display(), idx + 1)))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn what_is_kept_comes_from_the_whole_list() {
+        let kept = |most| spread((0..10).collect(), most).collect::<Vec<_>>();
+        assert_eq!(kept(20), (0..10).collect::<Vec<_>>());
+        assert_eq!(kept(3), [3, 6, 9]);
+        assert_eq!(kept(0), Vec::<i32>::new());
+    }
 }

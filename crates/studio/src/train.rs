@@ -34,6 +34,9 @@ pub struct TrainRequest {
     pub expert: Vec<String>,
     /// Only the first so many questions of each of these sets.
     pub limit: Option<u32>,
+    /// At most so many lessons for the reader from each of these sets, spread evenly.
+    #[serde(default)]
+    pub readings: Option<u32>,
     pub agents: Vec<String>,
     pub corpus: Option<String>,
     /// Passages per search of the expert.

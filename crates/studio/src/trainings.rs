@@ -386,6 +386,7 @@ mod tests {
             agents: Vec::new(),
             corpus: None,
             limit: None,
+            readings: None,
             k: 3,
             base: "base".into(),
             out: name.into(),

@@ -11,6 +11,9 @@ pub struct AgentSettings {
     /// direct | cot | rag | react | search-o1 | research
     pub agent: String,
     pub model: String,
+    /// Who condenses passages for agents that read; `None` for the model itself.
+    #[serde(default)]
+    pub reader: Option<String>,
     /// full | compact; `None` chooses by the model's size.
     pub prompt: Option<String>,
     /// Passages per search.

@@ -65,6 +65,8 @@ export type AgentSettings = {
 	/**  direct | cot | rag | react | search-o1 | research */
 	agent: string,
 	model: string,
+	/**  Who condenses passages for agents that read; `None` for the model itself. */
+	reader?: string | null,
 	/**  full | compact; `None` chooses by the model's size. */
 	prompt: string | null,
 	/**  Passages per search. */
@@ -476,6 +478,8 @@ export type TrainRequest = {
 	expert: string[],
 	/**  Only the first so many questions of each of these sets. */
 	limit: number | null,
+	/**  At most so many lessons for the reader from each of these sets, spread evenly. */
+	readings?: number | null,
 	agents: string[],
 	corpus: string | null,
 	/**  Passages per search of the expert. */

@@ -143,6 +143,7 @@ function restored(overview: Overview): AgentSettings {
     settings.model = models[0]?.name ?? settings.model;
   }
   if (!overview.models.some((model) => model.name === settings.reward_model)) settings.reward_model = null;
+  if (!models.some((model) => model.name === settings.reader)) settings.reader = null;
   return settings;
 }
 

@@ -51,7 +51,11 @@ pub(super) fn passages(place: &Place) -> Vec<Passage> {
             let Some(value) = place.profile.get(section).and_then(|s| s.get(field)) else {
                 continue;
             };
-            let label = field.replace(" - ", ", ");
+            let label = match *field {
+                // The only field that names the currency does not call it so.
+                "Exchange rates" => "Currency and exchange rates".to_owned(),
+                field => field.replace(" - ", ", "),
+            };
             let mut value = flatten(value);
             if *field == "Major urban areas - population" {
                 // That a city is the capital stands in one passage only, so that a question needs it.
