@@ -134,6 +134,7 @@ pub enum BenchCommand {
     },
     /// Optimiser steps over random tokens: sft tokens and preference pairs per second
     Train {
+        /// A model's name, or a GGUF file
         #[arg(long, default_value = "smollm2-135m")]
         model: String,
         /// Of a prompt and one completion

@@ -108,7 +108,7 @@ const NEW_TOKENS: usize = 64;
 
 impl Studio {
     /// The path of a model's file, from its registered name or the path itself.
-    fn model_file(&self, model: &str) -> Result<String> {
+    pub(crate) fn model_file(&self, model: &str) -> Result<String> {
         if Path::new(model).is_file() {
             return Ok(model.to_owned());
         }

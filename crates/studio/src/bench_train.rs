@@ -24,9 +24,9 @@ pub struct TrainBench {
 impl Studio {
     /// Median over `steps` optimiser steps of random tokens, after one that is not counted.
     pub fn bench_train(&self, model: &str, tokens: usize, steps: usize, cancel: &Cancel) -> Result<TrainBench> {
-        let (root, _) = self.root_of(model)?;
+        let file = self.model_file(model)?;
         let seconds = |pair: bool| -> Result<f64> {
-            let mut workload = Workload::new(Base::open(Path::new(&root.path))?, pair)?;
+            let mut workload = Workload::new(Base::open(Path::new(&file))?, pair)?;
             let mut seconds = Vec::with_capacity(steps);
             for step in 0..=steps.max(1) {
                 cancel.check()?;

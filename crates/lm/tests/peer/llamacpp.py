@@ -6,12 +6,18 @@ Writes the fixtures that `crates/lm/tests/llamacpp.rs` compares this program wit
     python crates/lm/tests/peer/llamacpp.py target/models/smollm2-135m.gguf crates/lm/tests/fixtures/llamacpp-smollm2-135m.json
     python crates/lm/tests/peer/llamacpp.py qwen2.5-coder-0.5b.gguf crates/lm/tests/fixtures/llamacpp-qwen2.5-coder-0.5b.json
 
+With `pip install gguf` as well, the same weights in f32, which llama.cpp multiplies in f32; greedy continuations only:
+
+    python crates/lm/tests/peer/llamacpp.py target/models/smollm2-135m.gguf crates/lm/tests/fixtures/llamacpp-smollm2-135m-f32.json --f32
+
 The prompts were written before either program had answered them, and none was taken out afterwards.
 """
 
 import hashlib
 import json
+import os
 import sys
+import tempfile
 import urllib.request
 
 import xllamacpp
@@ -121,9 +127,32 @@ def fnv(ids):
     return f"{value:016x}"
 
 
-def main(model, out):
+def dequantised(model, folder):
+    """A copy of the file whose tensors are all f32."""
+    import gguf
+
+    reader = gguf.GGUFReader(model)
+    path = os.path.join(folder, "f32.gguf")
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(name, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def main(model, out, f32=None):
     params = xllamacpp.CommonParams()
-    params.model.path = model
+    folder = tempfile.TemporaryDirectory()
+    params.model.path = dequantised(model, folder.name) if f32 else model
+    if f32:
+        params.cache_type_k = params.cache_type_v = 0  # GGML_TYPE_F32
     params.n_ctx = 2048
     params.n_parallel = 1
     params.n_gpu_layers = 0
@@ -176,6 +205,8 @@ def main(model, out):
         "peer": f"xllamacpp {xllamacpp.__version__}",
         "model_sha256": sha256,
         "greedy": greedy,
+    }
+    tokenized = {
         "texts": [{"text": text, "tokens": tokens(text)} for text in TEXTS],
         "random": [
             {"name": name, "parts": parts, "draws": draws, "seed": seed, **digest(tokens(random_text(parts, draws, seed)))}
@@ -183,6 +214,7 @@ def main(model, out):
         ],
         "repeated": [{"unit": unit, "times": times, **digest(tokens(unit * times))} for unit, times in REPEATED],
     }
+    fixture.update({} if f32 else tokenized)
     lines = []
     for key, value in fixture.items():
         dump = lambda x: json.dumps(x, separators=(",", ":"))
