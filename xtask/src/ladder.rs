@@ -121,6 +121,14 @@ struct Ladder {
     agents: Vec<String>,
     sets: Vec<Set>,
     home: PathBuf,
+    publish: bool,
+}
+
+/// A part of a question set.
+struct Questions {
+    set: String,
+    skip: u32,
+    limit: u32,
 }
 
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -155,22 +163,17 @@ pub fn run(arguments: &[String]) -> Result<()> {
         step::run(&mut build)
     })?;
     step("the built-in model", model::ensure)?;
-    // Only the full ladder is a result.
-    let publish = plan.home == FULL.home;
     let mut ladder = Ladder {
         home: root().join(plan.home),
+        // Only the full ladder is a result.
+        publish: plan.home == FULL.home,
         plan,
         agents,
         sets: Vec::new(),
     };
     step("sets", || ladder.bring_sets(data.as_deref(), &names))?;
     let mut rows = Vec::new();
-    for seed in 0..ladder.plan.seeds {
-        ladder.train_and_report(seed, &mut rows)?;
-        // After each seed, so that a ladder that is stopped has said what it knows.
-        ladder_table::write(&ladder.home, &rows, publish)?;
-    }
-    Ok(())
+    (0..ladder.plan.seeds).try_for_each(|seed| ladder.train_and_report(seed, &mut rows))
 }
 
 impl Ladder {
@@ -237,7 +240,8 @@ impl Ladder {
             for agent in &self.agents {
                 let name = format!("{}-{agent}-collect-s{seed}", set.name);
                 let rung = rung("collect", "sft", Choice::Evidence);
-                judged.push(self.ensure_run(&name, set, &set.train, agent, &rung, self.plan.collect, seed)?);
+                let questions = self.unseen(set)?;
+                judged.push(self.ensure_run(&name, set, &questions, agent, &rung, seed)?);
             }
         }
         let (judged, sft) = (judged.join(","), named("sft"));
@@ -245,11 +249,16 @@ impl Ladder {
         self.ensure_trained("dpo", &named("dpo"), &[&from[..], &common].concat())?;
         self.ensure_trained("prm", &named("prm"), &[&from[..], &common].concat())?;
         for set in &self.sets {
+            let report = Questions {
+                set: set.report.clone(),
+                skip: 0,
+                limit: self.plan.report,
+            };
             for agent in &self.agents {
                 let mut zero_shot: Option<String> = None;
                 for (idx, rung) in RUNGS.iter().enumerate() {
                     let name = format!("{}-{agent}-{idx}-s{seed}", set.name);
-                    let run = self.ensure_run(&name, set, &set.report, agent, rung, self.plan.report, seed)?;
+                    let run = self.ensure_run(&name, set, &report, agent, rung, seed)?;
                     let mut words = vec!["evaluate", &run];
                     if let Some(zero_shot) = &zero_shot {
                         words.extend(["--against", zero_shot]);
@@ -264,9 +273,25 @@ impl Ladder {
                         evaluation,
                     });
                 }
+                // After each table, so that a ladder that is stopped has said what it knows.
+                ladder_table::write(&self.home, rows, self.publish)?;
             }
         }
         Ok(())
+    }
+
+    /// Training questions that the first lessons left out, as far as there are any: on those that it knows by
+    /// heart, a policy proposes nothing worse to learn from.
+    fn unseen(&self, set: &Set) -> Result<Questions> {
+        let sets = self.json(&["questions", "list"])?;
+        let mut named = sets.as_array().into_iter().flatten();
+        let all = named.find(|found| found["name"] == set.train.as_str());
+        let all = all.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
+        Ok(Questions {
+            set: set.train.clone(),
+            skip: self.plan.expert.min(all.saturating_sub(self.plan.collect)),
+            limit: self.plan.collect,
+        })
     }
 
     fn ensure_trained(&self, method: &str, name: &str, options: &[&str]) -> Result<()> {
@@ -281,15 +306,13 @@ impl Ladder {
     }
 
     /// Makes a run, or what is left of it; returns its id.
-    #[expect(clippy::too_many_arguments, reason = "what a row of the table is made of")]
     fn ensure_run(
         &self,
         name: &str,
         set: &Set,
-        questions: &str,
+        questions: &Questions,
         agent: &str,
         rung: &Rung,
-        limit: u32,
         seed: u32,
     ) -> Result<String> {
         let mut command = self.rag_gym();
@@ -301,9 +324,10 @@ impl Ladder {
                     "base" => "smollm2-135m".to_owned(),
                     policy => format!("{policy}-s{seed}"),
                 };
-                command.args(["run", "--name", name, "--questions", questions]);
+                command.args(["run", "--name", name, "--questions", &questions.set]);
+                command.args(["--skip", &questions.skip.to_string()]);
                 command.args(["--corpus", &set.corpus, "--agent", agent, "--model", &model]);
-                command.args(["--limit", &limit.to_string(), "--seed", &seed.to_string()]);
+                command.args(["--limit", &questions.limit.to_string(), "--seed", &seed.to_string()]);
                 if rung.policy == "dpo" {
                     // Preferences are over actions: the reader stays as SFT left it, and so do its answers.
                     command.args(["--reader", &format!("sft-s{seed}")]);

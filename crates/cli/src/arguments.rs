@@ -58,6 +58,9 @@ pub enum Command {
         /// Only the first so many questions
         #[arg(long)]
         limit: Option<u32>,
+        /// Leave out so many questions first
+        #[arg(long, default_value_t = 0)]
+        skip: u32,
         #[arg(long)]
         name: Option<String>,
         #[arg(long, default_value_t = 1)]

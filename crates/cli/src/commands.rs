@@ -64,6 +64,7 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
             questions,
             agent,
             limit,
+            skip,
             name,
             workers,
             shard,
@@ -74,7 +75,7 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
                 limit,
                 settings: agent.settings(),
             };
-            let run = studio.create_run(&request, &RunOptions { workers, shard })?;
+            let run = studio.create_run(&request, &RunOptions { workers, skip, shard })?;
             work(&studio, &run, workers, as_json, cancel)
         }
         Command::Resume { run, workers } => work(&studio, &run, workers, as_json, cancel),

@@ -192,7 +192,9 @@ fn smollm2_continues_like_llama_cpp() {
 #[test]
 fn smollm2_continues_like_llama_cpp_in_f32() {
     let fixture = include_str!("fixtures/llamacpp-smollm2-135m-f32.json");
-    let Some((model, fixture)) = open(smollm2_file(), fixture) else { return };
+    let Some((model, fixture)) = open(smollm2_file(), fixture) else {
+        return;
+    };
     continues_like_the_peer(&model, &fixture, 24, 0.1);
 }
 

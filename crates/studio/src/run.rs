@@ -18,6 +18,8 @@ use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOptions {
     pub workers: u32,
+    /// Questions at the beginning of the set that are left out; the request's limit counts from there.
+    pub skip: u32,
     /// (i, n), i from 1: every n-th question from the i-th on.
     pub shard: Option<(u32, u32)>,
 }
@@ -98,7 +100,7 @@ impl Studio {
         })?;
         let questions = self
             .store()
-            .questions(&set.name, request.limit.map(|limit| limit as usize))?;
+            .questions(&set.name, request.limit.map(|limit| (options.skip + limit) as usize))?;
         let (shard, shards) = options.shard.unwrap_or((1, 1));
         if shard == 0 || shard > shards {
             return Err(StudioError::Invalid(format!(
@@ -108,7 +110,7 @@ impl Studio {
         let ids: Vec<QuestionId> = questions
             .into_iter()
             .map(|labelled| labelled.question.id)
-            .skip(shard as usize - 1)
+            .skip((options.skip + shard - 1) as usize)
             .step_by(shards as usize)
             .collect();
         if ids.is_empty() {
@@ -120,7 +122,8 @@ impl Studio {
             .unwrap_or_else(|| format!("{} on {}", settings.agent, set.name));
         // The shards of one run share its id, so that `merge` puts them together again.
         let id = options.shard.map(|(_, shards)| {
-            let parts = serde_json::json!([name, settings, set.content_hash, request.limit, shards]).to_string();
+            let chosen = (options.skip, request.limit, shards);
+            let parts = serde_json::json!([name, settings, set.content_hash, chosen]).to_string();
             format!("shared-{:016x}", Seed(0).derive_str(&parts).0)
         });
         let run = self.new_run(id, &name, Some(&set), &settings)?;
