@@ -14,6 +14,8 @@ use crate::{Result, Studio, StudioError, endpoints, lock};
 
 /// Models from this size on follow the full prompts.
 const FULL_PROMPT_PARAMETERS: u64 = 2_500_000_000;
+/// Raised when the reader's prompts change, so that no reading of another prompt is given again.
+const READER_VERSION: u32 = 2;
 /// The reader answers in a few words.
 const READER_TOKENS: usize = 40;
 
@@ -172,7 +174,7 @@ impl Studio {
             reward_model,
             findings: Arc::new(StoredFindings {
                 studio: self.clone(),
-                reader: format!("{}|{}|{style}", row.name, row.sha256),
+                reader: format!("{}|{}|{style}#{READER_VERSION}", row.name, row.sha256),
             }),
             config,
         })

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use specta::Type;
 use store::RUN_JUDGE;
 
+use crate::judges::named_by;
 use crate::view::{IntervalView, PassageView};
 use crate::{Result, Studio, StudioError, run, show};
 
@@ -165,21 +166,14 @@ impl Studio {
 
     /// What every judge and reward model said of an episode's steps, the run's own first.
     pub fn verdicts(&self, run: &str, question_id: &str) -> Result<Vec<VerdictView>> {
-        let row = self.run_row(run)?;
-        let own = match run::chooser_of(&row)? {
-            Some(chooser) => Some(chooser),
-            None => run::settings_of(&row)?.judge,
-        };
+        let own = run::own_judge_of(&self.run_row(run)?)?;
         let stored = self.store().verdicts(run, &QuestionId(question_id.into()))?;
         let mut verdicts: Vec<VerdictView> = stored
             .into_iter()
             .map(|stored| VerdictView {
                 step_idx: stored.step_idx,
                 own: stored.judge_id == RUN_JUDGE,
-                judge: match (stored.judge_id.as_str(), &own) {
-                    (RUN_JUDGE, Some(own)) => own.clone(),
-                    _ => stored.judge_id,
-                },
+                judge: named_by(stored.judge_id, own.as_deref()),
                 rewards: stored.verdict.rewards,
                 rationale: stored.verdict.rationale,
                 latency_ms: stored.latency_ms as f64,

@@ -211,7 +211,7 @@ impl Studio {
         let settings = run::settings_of(&row)?;
         let spec: JudgeSpec = judge.parse()?;
         if matches!(spec, JudgeSpec::Rollout { .. }) {
-            self.check_model(&row)?;
+            self.check_models(&row)?;
         }
         let judge = self.judge(&spec, &settings)?;
         let mut report = Annotation {
@@ -319,20 +319,25 @@ impl Studio {
 
     /// All verdicts on a run's states; the run's own judge goes by its id where that is known.
     fn verdicts_of(&self, run: &str) -> Result<BTreeMap<StateId, Verdicts>> {
-        let own = run::chooser_of(&self.run_row(run)?)?;
+        let own = run::own_judge_of(&self.run_row(run)?)?;
         let mut all: BTreeMap<StateId, Verdicts> = BTreeMap::new();
         for episode in self.store().episodes(run)? {
             for stored in self.store().verdicts(run, &episode.question_id)? {
-                let judge_id = match (stored.judge_id.as_str(), &own) {
-                    (RUN_JUDGE, Some(own)) => own.clone(),
-                    _ => stored.judge_id,
-                };
+                let judge_id = named_by(stored.judge_id, own.as_deref());
                 all.entry((episode.question_id.clone(), stored.step_idx))
                     .or_default()
                     .insert(judge_id, stored.verdict.rewards);
             }
         }
         Ok(all)
+    }
+}
+
+/// Who gave a stored verdict: a run's own judge goes by its id where that is known.
+pub(crate) fn named_by(stored: String, own: Option<&str>) -> String {
+    match own {
+        Some(own) if stored == RUN_JUDGE => own.to_owned(),
+        _ => stored,
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use store::EpisodeStatus;
 
 use crate::evaluate::Metric;
-use crate::run::{chooser_of, settings_of};
+use crate::run::{own_judge_of, settings_of};
 use crate::view::{EpisodeRow, EpisodeView, IntervalView, RunView};
 use crate::{Result, Studio, StudioError, lock, show};
 
@@ -123,10 +123,7 @@ impl Studio {
                 hint: format!(" in run `{run}`"),
             })?;
         let steps = self.store().steps(run, &id)?;
-        let judge = match chooser_of(&row)? {
-            Some(chooser) => Some(chooser),
-            None => settings_of(&row)?.judge,
-        };
+        let judge = own_judge_of(&row)?;
         Ok(EpisodeView {
             run: run.into(),
             question_id: question_id.into(),

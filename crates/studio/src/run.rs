@@ -41,6 +41,9 @@ pub(crate) struct Job {
 struct RunConfig {
     settings: AgentSettings,
     model_sha256: String,
+    /// Of a reader that is not the model itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reader_sha256: Option<String>,
     /// Where the model was, if behind a server: the URL is no part of the configuration's hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoint: Option<lm::endpoint::Settings>,
@@ -67,6 +70,10 @@ impl Studio {
             corpus_hash: self.corpus_row(&settings.corpus)?.content_hash,
             question_set_hash: set.map(|set| set.content_hash.clone()),
             model_sha256: model.sha256.clone(),
+            reader_sha256: match &settings.reader {
+                Some(reader) => Some(self.model_row(reader)?.sha256),
+                None => None,
+            },
             chooser: self.chooser(settings)?,
         };
         let value = |config: &RunConfig| serde_json::to_value(config).expect("the configuration is plain data");
@@ -234,7 +241,7 @@ impl Studio {
         self.store().set_run_status(run, store::RunStatus::Running, None)?;
         let row = self.run_row(run)?;
         let settings = settings_of(&row)?;
-        self.check_model(&row)?;
+        self.check_models(&row)?;
         let setting = self.setting(&settings)?;
         if let Some(began) = chooser_of(&row)?
             && Some(began.as_str()) != setting.chooser()
@@ -297,17 +304,20 @@ impl Studio {
         self.play(&row.id, settings, setting, &labelled, steps, cancel, &mut |_| {})
     }
 
-    /// Refuses a run whose model's name stands for another file now.
-    pub(crate) fn check_model(&self, row: &store::Run) -> Result<()> {
+    /// Refuses a run if the name of its model or reader stands for another file now.
+    pub(crate) fn check_models(&self, row: &store::Run) -> Result<()> {
         let config = parse_config(row)?;
-        let name = &config.settings.model;
-        if self.model_row(name)?.sha256 == config.model_sha256 {
-            return Ok(());
+        let model = (&config.settings.model, &config.model_sha256);
+        let reader = config.settings.reader.as_ref().zip(config.reader_sha256.as_ref());
+        for (name, sha256) in [Some(model), reader].into_iter().flatten() {
+            if self.model_row(name)?.sha256 != *sha256 {
+                return Err(StudioError::Invalid(format!(
+                    "run `{}` began with another model under the name `{name}`: put that one back, or start a new run",
+                    row.id
+                )));
+            }
         }
-        Err(StudioError::Invalid(format!(
-            "run `{}` began with another model under the name `{name}`: put that one back, or start a new run",
-            row.id
-        )))
+        Ok(())
     }
 
     pub(crate) fn episode_question(&self, row: &store::Run, question: &QuestionId) -> Result<LabelledQuestion> {
@@ -396,6 +406,12 @@ fn parse_config(row: &store::Run) -> Result<RunConfig> {
 /// Who gave the run's rewards; `None` if nobody did, or before this was kept.
 pub(crate) fn chooser_of(row: &store::Run) -> Result<Option<String>> {
     Ok(parse_config(row)?.chooser)
+}
+
+/// The run's own judge; runs from before judges had versions know its name only.
+pub(crate) fn own_judge_of(row: &store::Run) -> Result<Option<String>> {
+    let config = parse_config(row)?;
+    Ok(config.chooser.or(config.settings.judge))
 }
 
 pub(crate) fn settings_of(row: &store::Run) -> Result<AgentSettings> {
