@@ -100,6 +100,7 @@ fn test(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         return Ok(());
     }
+    step("a small ladder", || ladder::run(&["--quick".to_owned()]))?;
     step("types of the page", || page::npm(["run", "check"]))?;
     step("tests of the page", || page::npm(["test"]))?;
     step("window tests", window_tests)

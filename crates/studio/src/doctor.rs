@@ -30,13 +30,13 @@ impl Studio {
         }
         let models = self.store().models()?.into_iter();
         for model in models.filter(|model| model.kind != endpoints::KIND) {
-            checks.push(check_models(&model));
+            checks.push(check_model(&model));
         }
         Ok(checks)
     }
 }
 
-fn check_models(model: &store::Model) -> Check {
+fn check_model(model: &store::Model) -> Check {
     let name = format!("model {}", model.name);
     let file = weights_of(model);
     match setup::sha256(&file) {
