@@ -247,7 +247,9 @@ impl Ladder {
         let (judged, sft) = (judged.join(","), named("sft"));
         let from = ["--from", &judged, "--base", &sft];
         self.ensure_trained("dpo", &named("dpo"), &[&from[..], &common].concat())?;
-        self.ensure_trained("prm", &named("prm"), &[&from[..], &common].concat())?;
+        // Judged states are few, and a head has to be learnt from nothing.
+        let longer = ["--epochs", "3"];
+        self.ensure_trained("prm", &named("prm"), &[&from[..], &longer, &common].concat())?;
         for set in &self.sets {
             let report = Questions {
                 set: set.report.clone(),
