@@ -1,6 +1,5 @@
 //! Trainings in the background of this process, and the record that each keeps in its adapter's folder.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use specta::Type;
 
+use crate::claim::Claim;
 use crate::export::{unwritten, write_whole};
 use crate::train::{CHECKPOINT, EvalPoint, STEPS};
 use crate::view::JobView;
@@ -69,7 +69,7 @@ pub(crate) struct Record {
     dir: PathBuf,
     kept: Kept,
     started: Instant,
-    _held: File,
+    _held: Claim,
 }
 
 impl Record {
@@ -273,7 +273,7 @@ impl Studio {
         let state = match &kept {
             _ if at_work => "running",
             Some(kept) if kept.state != "running" => &kept.state,
-            Some(_) if held_elsewhere(dir) => "running",
+            Some(_) if Claim::is_held(&dir.join(LOCK)) => "running",
             Some(_) => "stopped",
             None => "finished",
         };
@@ -331,24 +331,12 @@ impl TrainingJob {
     }
 }
 
-fn hold(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(file_error("create", &path))?;
-    match file.try_lock() {
-        Err(std::fs::TryLockError::WouldBlock) => Err(StudioError::Invalid(format!(
-            "{} is being written by another process",
-            dir.display()
-        ))),
-        // Where a file system has no locks, the user takes care.
-        _ => Ok(file),
-    }
+fn hold(dir: &Path) -> Result<Claim> {
+    Claim::take(&dir.join(LOCK), &name_of(dir))
 }
 
-fn held_elsewhere(dir: &Path) -> bool {
-    let Ok(file) = File::open(dir.join(LOCK)) else {
-        return false;
-    };
-    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+fn name_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn read(dir: &Path) -> Result<Option<Kept>> {
@@ -365,7 +353,7 @@ fn read(dir: &Path) -> Result<Option<Kept>> {
 fn unknown(dir: &Path) -> StudioError {
     StudioError::NotFound {
         kind: "training",
-        name: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: name_of(dir),
         hint: "".into(),
     }
 }
