@@ -45,7 +45,7 @@ const FULL: Plan = Plan {
     agents: &["react", "search-o1", "research"],
     expert: 400,
     readings: 450,
-    collect: 100,
+    collect: 300,
     report: 150,
     candidates: 5,
     base: "smollm2-135m",
@@ -282,16 +282,19 @@ impl Ladder {
         Ok(())
     }
 
-    /// Training questions that the first lessons left out, as far as there are any: on those that it knows by
-    /// heart, a policy proposes nothing worse to learn from.
+    /// Training questions that the first lessons left out: on those that it knows by heart, a policy proposes nothing
+    /// worse to learn from.
     fn unseen(&self, set: &Set) -> Result<Questions> {
         let sets = self.json(&["questions", "list"])?;
         let mut named = sets.as_array().into_iter().flatten();
         let all = named.find(|found| found["name"] == set.train.as_str());
         let all = all.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
+        let left = all.saturating_sub(self.plan.expert);
+        // A small set has none to spare: then those that it has been taught from have to serve.
+        let skip = if left == 0 { 0 } else { self.plan.expert };
         Ok(Questions {
             set: set.train.clone(),
-            skip: self.plan.expert.min(all.saturating_sub(self.plan.collect)),
+            skip,
             limit: self.plan.collect,
         })
     }
