@@ -383,6 +383,8 @@ async fn everywhere(window: &Window) -> Result<()> {
     window.press(&ESCAPE.to_string()).await?;
     window.press("8").await?;
     window.find("model-row").await?;
+    let room = window.text("model-room").await?;
+    ensure!(room.starts_with("fits into"), "the built-in model is small: {room}");
     window.inspect("models").await?;
 
     // Larger text and a smaller window: nothing sticks out.

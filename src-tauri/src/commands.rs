@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use studio::compare::Comparison;
 use studio::doctor::Check;
 use studio::endpoint::{Route, Settings};
+use studio::machine::MachineReport;
 use studio::preview::PreviewView;
 use studio::view::{
     AskEvent, AskRequest, EpisodeRow, EpisodeView, ErrorView, ImportView, JobView, ModelView, Overview, Progress,
@@ -276,6 +277,13 @@ pub async fn remove_model(studio: State<'_, Studio>, name: String) -> Reply<()> 
 #[specta::specta]
 pub async fn doctor(studio: State<'_, Studio>) -> Reply<Vec<Check>> {
     on_thread(&studio, |studio| studio.doctor()).await
+}
+
+/// The machine's peaks, measured `again` or as kept, and what to expect of each model.
+#[tauri::command]
+#[specta::specta]
+pub async fn machine(studio: State<'_, Studio>, again: bool) -> Reply<MachineReport> {
+    on_thread(&studio, move |studio| studio.machine_report(again)).await
 }
 
 #[tauri::command]

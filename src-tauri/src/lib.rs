@@ -40,6 +40,7 @@ fn bindings() -> tauri_specta::Builder<tauri::Wry> {
             add_endpoint,
             remove_model,
             doctor,
+            machine,
             start_training,
             resume_training,
             pause_training,

@@ -1,11 +1,13 @@
 //! Training beside PyTorch with PEFT: a further part of each round of the bench.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::process::Command;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::bench::{OURS, TORCH, json, rag_gym};
+use crate::bench::{OURS, TORCH, TRAINING, json, rag_gym};
 use crate::model;
 use crate::step::root;
 
@@ -27,7 +29,7 @@ pub fn round(threads: &str) -> Result<Value> {
         own.args(["bench", "train", "--json", "--tokens", tokens, "--model"]);
         let mut engines = Map::from_iter([(OURS.to_owned(), json(own.arg(model::file()))?)]);
         for dtype in PEERS {
-            let mut peer = TORCH.command();
+            let mut peer = Command::new(TORCH.python());
             peer.arg(root().join("xtask/peers/train.py"));
             peer.args([dtype, "--tokens", tokens, "--threads", threads]);
             engines.insert(dtype.to_owned(), json(&mut peer)?);
@@ -37,8 +39,9 @@ pub fn round(threads: &str) -> Result<Value> {
     Ok(Value::Object(found))
 }
 
-/// Medians of the rounds. `machine` as `bench generate` prints it.
-pub fn table(rounds: &[&Value], machine: &Value) -> String {
+/// Medians of the rounds.
+pub fn table(rounds: &[BTreeMap<String, Value>]) -> String {
+    let machine = &rounds[0][OURS]["machine"];
     let mut out = String::from(
         "| training, tokens of a sequence | rag-gym | PEFT, f32 | PEFT, bf16 | ours / f32 | ours / bf16 | floor reached |\n\
          |---|---|---|---|---|---|---|\n",
@@ -47,7 +50,10 @@ pub fn table(rounds: &[&Value], machine: &Value) -> String {
         for (name, key) in ROWS {
             let figure = |engine: &str| {
                 let place = format!("/{tokens}/{engine}/{key}");
-                let mut all: Vec<f64> = rounds.iter().filter_map(|round| round.pointer(&place)?.as_f64()).collect();
+                let mut all: Vec<f64> = rounds
+                    .iter()
+                    .filter_map(|round| round.get(TRAINING)?.pointer(&place)?.as_f64())
+                    .collect();
                 all.sort_by(f64::total_cmp);
                 all.get(all.len() / 2).copied()
             };
@@ -58,7 +64,10 @@ pub fn table(rounds: &[&Value], machine: &Value) -> String {
                 (Some(figure), _) => format!("{figure:.0}"),
             };
             let (own, f32, bf16) = (figure(OURS), figure(PEERS[0]), figure(PEERS[1]));
-            let ratio = |peer: Option<f64>| own.zip(peer).map_or("-".into(), |(own, peer)| format!("{:.2}", own / peer));
+            let ratio = |peer: Option<f64>| {
+                own.zip(peer)
+                    .map_or("-".into(), |(own, peer)| format!("{:.2}", own / peer))
+            };
             let reached = own
                 .zip(floor(key, tokens.parse().unwrap_or(f64::NAN), machine))
                 .map_or("-".into(), |(own, floor)| format!("{:.0} %", own / floor * 100.0));
@@ -87,7 +96,10 @@ fn floor(key: &str, tokens: f64, machine: &Value) -> Option<f64> {
         true => 2.0 * f32,
         false => f32,
     };
-    let (layers, output) = (number("layer_operations_per_token")?, number("output_operations_per_token")?);
+    let (layers, output) = (
+        number("layer_operations_per_token")?,
+        number("output_operations_per_token")?,
+    );
     let pair = number("attention_operations_per_pair")?;
     let seconds = |computed: f64, pairs: f64, completions: f64| {
         2.0 * (computed * layers + completions * COMPLETION * output) / bf16 + 3.0 * pairs * pair / f32

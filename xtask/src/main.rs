@@ -1,4 +1,4 @@
-//! Build tasks: `cargo xtask setup|run|test|bench|ladder|bundle|models`.
+//! Build tasks: `cargo xtask setup|run|test|models|bench|ladder|sanitize|bundle`.
 //!
 //! Each step prints what it does and how long it took. Steps that have nothing to do say so, and
 //! every task can be stopped and started again.
@@ -6,12 +6,16 @@
 #![expect(clippy::print_stdout, reason = "a build task talks to a terminal")]
 
 mod bench;
+mod bench_episodes;
+mod bench_table;
+mod bench_training;
 mod document;
 mod ladder;
 mod ladder_table;
 mod model;
 mod page;
 mod peers;
+mod sanitize;
 mod step;
 mod system;
 
@@ -29,9 +33,11 @@ usage: cargo xtask TASK
   test     setup, then every test: Rust, page, window
   models   the model file, then `rag-gym setup` into the home folder (RAG_GYM_HOME, or the platform's)
   bench    sets other engines up, times them and this program side by side, and writes the figures into
-           docs/benchmarks.md; with arguments: `rag-gym bench` with these, in an optimised build
+           docs/benchmarks.md; --model FILE.gguf: the same of another model, into its own place there; with
+           other arguments: `rag-gym bench` with these, in an optimised build
   ladder   trains and reports every rung from the untrained model to a guided trained one, and writes the
            tables into docs/results.md; hours, goes on where it was stopped; --quick shows that it works
+  sanitize the tests of the code with `unsafe` under the address sanitizer and in Miri (rustup's nightly)
   bundle   an installable package (Debian)";
 
 fn main() -> ExitCode {
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         "models" => models(),
         "bench" => bench::run(rest),
         "ladder" => ladder::run(rest),
+        "sanitize" => sanitize::run_all(),
         "bundle" => bundle(),
         "help" | "--help" => {
             println!("{USAGE}");

@@ -135,6 +135,17 @@ pub enum BenchCommand {
         #[command(flatten)]
         options: BenchModel,
     },
+    /// Whole ReSearch episodes of the built-in world: ten candidates, five steps that a script says
+    Episode {
+        /// A registered model or endpoint
+        #[arg(long, default_value = studio::DEFAULT_MODEL)]
+        model: String,
+        #[arg(long, default_value_t = 4)]
+        episodes: u32,
+        /// Episodes at once
+        #[arg(long, default_value_t = 1)]
+        workers: u32,
+    },
     /// Optimiser steps over random tokens: sft tokens and preference pairs per second
     Train {
         /// A model's name, or a GGUF file

@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use studio::bench::MachineView;
 use studio::endpoint::{Route, Settings};
-use studio::view::{AskEvent, AskRequest, EpisodeView, ImportView, IntervalView, PassageView, RunRequest, RunView};
+use studio::machine::EstimateView;
+use studio::view::{
+    AskEvent, AskRequest, EpisodeView, ImportView, IntervalView, ModelView, PassageView, RunRequest, RunView,
+};
 use studio::{Cancel, RunOptions, Studio};
 
 use crate::arguments::{
@@ -146,11 +148,16 @@ pub fn execute(arguments: Arguments, cancel: &Cancel) -> Result<()> {
         Command::Bench(command) => bench(&studio, command, as_json, cancel),
         Command::Doctor => {
             let overview = studio.overview()?;
-            let machine = MachineView::measure();
             let checks = studio.doctor()?;
+            let report = studio.machine_report(false)?;
+            let models = overview.models.iter().map(|model| {
+                let estimate = report.estimates.iter().find(|estimate| estimate.model == model.name);
+                with_estimate(model, estimate)
+            });
             let value = json!({
                 "version": overview.version, "home": overview.home, "ready": overview.ready, "threads": overview.threads,
-                "memory_bytes": overview.memory_bytes, "cpu_features": cpu_features(), "machine": machine, "models": overview.models,
+                "memory_bytes": overview.memory_bytes, "cpu_features": cpu_features(), "machine": report.machine,
+                "models": models.collect::<Result<Vec<_>>>()?,
                 "corpora": overview.corpora, "question_sets": overview.question_sets, "checks": checks,
             });
             if as_json {
@@ -412,9 +419,15 @@ fn models(studio: &Studio, command: ModelsCommand, as_json: bool) -> Result<()> 
     }
 }
 
-/// A model's row; an endpoint's with its settings.
+fn with_estimate(model: &ModelView, estimate: Option<&EstimateView>) -> Result<Value> {
+    let mut model = serde_json::to_value(model)?;
+    model["estimate"] = serde_json::to_value(estimate)?;
+    Ok(model)
+}
+
+/// A model's row and what it may be expected to do; an endpoint's with its settings.
 fn model_json(studio: &Studio, name: &str) -> Result<Value> {
-    let mut model = serde_json::to_value(studio.model(name)?)?;
+    let mut model = with_estimate(&studio.model(name)?, studio.estimate(name)?.as_ref())?;
     if let Some(settings) = studio.endpoint(name)? {
         model["endpoint"] = serde_json::to_value(settings)?;
     }
@@ -426,6 +439,11 @@ fn bench(studio: &Studio, command: BenchCommand, as_json: bool, cancel: &Cancel)
         BenchCommand::Retrieve { corpus, questions } => {
             serde_json::to_value(studio.bench_retrieve(corpus.as_deref(), questions.as_deref(), cancel)?)?
         }
+        BenchCommand::Episode {
+            model,
+            episodes,
+            workers,
+        } => serde_json::to_value(studio.bench_episode(&model, episodes as usize, workers, cancel)?)?,
         BenchCommand::Train { model, tokens, steps } => {
             serde_json::to_value(studio.bench_train(&model, tokens as usize, steps as usize, cancel)?)?
         }

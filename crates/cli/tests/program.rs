@@ -235,6 +235,51 @@ fn retrieval_is_measured_with_the_fields_of_the_contract() {
 }
 
 #[test]
+fn episodes_are_timed_over_steps_that_a_script_says() {
+    let Some(home) = home() else { return };
+    let bench = json(home.path(), &["bench", "episode", "--episodes", "1"]);
+    assert_eq!(
+        (&bench["steps"], &bench["candidates"]),
+        (&5.into(), &10.into()),
+        "{bench}"
+    );
+    let tokens = |kind: &str| bench["tokens"][kind].as_u64().unwrap();
+    assert!(tokens("generated") > 50, "ten candidates a step: {bench}");
+    assert!(
+        tokens("cached") > 0 && tokens("cached") < tokens("prompt"),
+        "a step begins like the one before it: {bench}"
+    );
+    let per_minute = bench["episodes_per_minute"].as_f64().unwrap();
+    assert!((per_minute * bench["took_ms"].as_f64().unwrap() / 60_000.0 - 1.0).abs() < 1e-6);
+    let none = output(home.path(), &["bench", "episode", "--episodes", "0"]);
+    assert_eq!(none.status.code(), Some(1));
+}
+
+#[test]
+fn the_machine_and_what_to_expect_of_each_model_are_told() {
+    let Some(home) = home() else { return };
+    let shown = json(home.path(), &["models", "show", "smollm2-135m"]);
+    assert_eq!(shown["kind"], "language");
+    let estimate = &shown["estimate"];
+    assert!(estimate["memory_bytes"].as_f64().unwrap() > 98_362_432.0, "{shown}");
+    assert_eq!(estimate["fits"], true);
+    let doctor = json(home.path(), &["doctor"]);
+    let found = doctor["models"].as_array().unwrap();
+    let found = found.iter().find(|model| model["name"] == "smollm2-135m").unwrap();
+    assert_eq!(found["sha256"], shown["sha256"]);
+    for speed in [
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+        "candidates_tokens_per_second",
+    ] {
+        assert!(found["estimate"][speed].as_f64().unwrap() > 0.0, "{found}");
+    }
+    for peak in ["f32_gflops", "int16_gops", "read_gb_per_second"] {
+        assert!(doctor["machine"][peak].as_f64().unwrap() > 0.0, "{doctor}");
+    }
+}
+
+#[test]
 fn set_up_repairs_a_damaged_model() {
     let Some(home) = home() else { return };
     let file = home.path().join("models/smollm2-135m.gguf");

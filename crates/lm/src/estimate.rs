@@ -1,11 +1,12 @@
-//! What a model file may be expected to do on a machine, told from its header and the machine's measured peaks.
+//! What a model may be expected to do on a machine: the floor that measured peaks set, and the share of it that is
+//! reached.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::LmError;
-use crate::decoder::Config;
+use crate::decoder::{Config, Decoder};
 use crate::gguf::Gguf;
 use crate::kernels::Packed;
 use crate::kernels::attention::{BLOCK, Block};
@@ -13,19 +14,77 @@ use crate::kernels::measure::Peaks;
 use crate::model::Options;
 use crate::tokenizer::Tokenizer;
 
-/// Shares of the peaks that the decoder reaches with SmolLM2-135M: see docs/benchmarks.md.
-const PREFILL_REACHES: f64 = 0.55;
-const DECODE_REACHES: f64 = 0.65;
-
-/// Speeds of one sequence with a short context, and the memory that the model takes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Estimate {
-    pub prefill_tokens_per_second: f64,
-    pub decode_tokens_per_second: f64,
+/// What a model computes and reads. Operations are multiplications and additions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Work {
     /// Weights that a decoding step reads.
     pub bytes_per_step: usize,
+    /// In the layers' matrices.
+    pub layer_operations_per_token: u64,
+    /// For the logits, where they are wanted.
+    pub output_operations_per_token: u64,
+    /// For each token and each token that it sees, in all layers.
+    pub attention_operations_per_pair: u64,
+}
+
+impl Work {
+    pub fn of(decoder: &Decoder) -> Work {
+        Work::new(&decoder.config, decoder.bytes_per_token(), decoder.layer_weights())
+    }
+
+    fn new(config: &Config, bytes_per_step: usize, layer_weights: u64) -> Work {
+        Work {
+            bytes_per_step,
+            layer_operations_per_token: 2 * layer_weights,
+            output_operations_per_token: 2 * (config.vocabulary * config.hidden) as u64,
+            attention_operations_per_pair: 4 * (config.layers * config.heads.heads * config.heads.dim) as u64,
+        }
+    }
+
+    /// Fewest seconds for a prompt of `tokens`: 16-bit integers for the matrices, f32 for the attention.
+    pub fn prompt_seconds(&self, peaks: &Peaks, tokens: f64) -> f64 {
+        let pairs = tokens * tokens / 2.0;
+        tokens * self.layer_operations_per_token as f64 / (peaks.int16_gops * 1e9) + self.attention(peaks, pairs)
+    }
+
+    /// Fewest seconds for one more token of each of `sequences`, which see `context` tokens: as above, and no faster
+    /// than the weights can be read.
+    pub fn step_seconds(&self, peaks: &Peaks, sequences: f64, context: f64) -> f64 {
+        let reading = self.bytes_per_step as f64 / (peaks.read_gb_per_second * 1e9);
+        let operations = self.layer_operations_per_token + self.output_operations_per_token;
+        let matrices = sequences * operations as f64 / (peaks.int16_gops * 1e9);
+        reading.max(matrices) + self.attention(peaks, sequences * context)
+    }
+
+    /// Fewest seconds for `candidates` of `new_tokens` each from one prompt. Their first tokens come with the prompt.
+    pub fn candidates_seconds(&self, peaks: &Peaks, prompt_tokens: f64, candidates: f64, new_tokens: f64) -> f64 {
+        let step = self.step_seconds(peaks, candidates, prompt_tokens + new_tokens / 2.0);
+        self.prompt_seconds(peaks, prompt_tokens) + (new_tokens - 1.0) * step
+    }
+
+    fn attention(&self, peaks: &Peaks, pairs: f64) -> f64 {
+        pairs * self.attention_operations_per_pair as f64 / (peaks.f32_gflops * 1e9)
+    }
+}
+
+/// Shares of the floors that the decoder reaches: the column "floor reached" of docs/benchmarks.md, rows of 512 prompt
+/// tokens, of one sequence, and of ten candidates after 256 tokens. Larger models reach more, busy machines less.
+const PREFILL_REACHES: f64 = 0.55;
+const DECODE_REACHES: f64 = 0.65;
+const CANDIDATES_REACH: f64 = 0.46;
+
+/// Speeds on the work of `rag-gym bench generate`, and the memory that the model takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// A prompt of 512 tokens.
+    pub prefill_tokens_per_second: f64,
+    /// One sequence after 256 tokens.
+    pub decode_tokens_per_second: f64,
+    /// Ten candidates of 64 tokens from a prompt of 256, all together, over the whole time.
+    pub candidates_tokens_per_second: f64,
     /// Weights, and keys and values of the tokens that are kept.
     pub memory_bytes: usize,
+    pub work: Work,
 }
 
 impl Estimate {
@@ -41,19 +100,20 @@ impl Estimate {
                 "token_embd.weight" => embedding = bytes,
                 "output.weight" => output = Some(bytes),
                 _ if name.starts_with("blk.") => {
-                    layer_weights += rows * columns;
+                    layer_weights += (rows * columns) as u64;
                     layer_bytes += bytes;
                 }
                 _ => {}
             }
         }
-        let bytes_per_step = layer_bytes + output.unwrap_or(embedding);
+        let work = Work::new(&config, layer_bytes + output.unwrap_or(embedding), layer_weights);
         let kept = Options::default().kept_tokens.div_ceil(BLOCK) * Block::bytes(config.layers, config.heads);
         Ok(Estimate {
-            prefill_tokens_per_second: PREFILL_REACHES * peaks.int16_gops * 1e9 / (2 * layer_weights) as f64,
-            decode_tokens_per_second: DECODE_REACHES * peaks.read_gb_per_second * 1e9 / bytes_per_step as f64,
-            bytes_per_step,
-            memory_bytes: bytes_per_step + output.map_or(0, |_| embedding) + kept,
+            prefill_tokens_per_second: PREFILL_REACHES * 512.0 / work.prompt_seconds(peaks, 512.0),
+            decode_tokens_per_second: DECODE_REACHES / work.step_seconds(peaks, 1.0, 288.0),
+            candidates_tokens_per_second: CANDIDATES_REACH * 640.0 / work.candidates_seconds(peaks, 256.0, 10.0, 64.0),
+            memory_bytes: work.bytes_per_step + output.map_or(0, |_| embedding) + kept,
+            work,
         })
     }
 }

@@ -9,7 +9,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use gym::seed::SplitMix64;
 use gym::{Cancel, EngineError, Generation, Grammar, LanguageModel, Message, Prompt, Role, Sampling, Seed, TokenEvent};
-use lm::estimate::Estimate;
+use lm::estimate::{Estimate, Work};
 use lm::grammar::Automaton;
 use lm::kernels::measure::Peaks;
 use lm::kernels::{Level, Machine};
@@ -196,10 +196,10 @@ fn logits_agree_with_candle_transformers() {
 }
 
 #[test]
-fn estimates_know_the_bytes_that_decoding_reads() {
+fn estimates_from_a_header_know_the_work_of_the_loaded_model() {
     let dir = tempfile::tempdir().unwrap();
     let peaks = |scale: f64| Peaks {
-        f32_gflops: 100.0,
+        f32_gflops: 100.0 * scale,
         int16_gops: 400.0 * scale,
         read_gb_per_second: 20.0 * scale,
     };
@@ -207,15 +207,52 @@ fn estimates_know_the_bytes_that_decoding_reads() {
         let path = write_as(dir.path(), "qwen3", dtype);
         let model = LocalModel::open(&path).unwrap();
         let [one, two] = [1.0, 2.0].map(|scale| Estimate::of(&path, &peaks(scale)).unwrap());
-        assert_eq!(one.bytes_per_step, model.decoder().bytes_per_token());
-        assert!(one.memory_bytes > one.bytes_per_step);
-        let slowest = 20e9 / one.bytes_per_step as f64;
-        assert!((0.1..1.0).contains(&(one.decode_tokens_per_second / slowest)));
-        let slowest = 400e9 / (2 * model.decoder().layer_weights()) as f64;
-        assert!((0.1..1.0).contains(&(one.prefill_tokens_per_second / slowest)));
-        assert_eq!(two.decode_tokens_per_second, 2.0 * one.decode_tokens_per_second);
-        assert_eq!(two.prefill_tokens_per_second, 2.0 * one.prefill_tokens_per_second);
+        let work = Work::of(model.decoder());
+        assert_eq!(one.work, work);
+        assert!(one.memory_bytes > work.bytes_per_step);
+        // No estimate is faster than the machine, nor ten times slower.
+        let peaks = peaks(1.0);
+        let floors = [
+            512.0 / work.prompt_seconds(&peaks, 512.0),
+            1.0 / work.step_seconds(&peaks, 1.0, 288.0),
+            640.0 / work.candidates_seconds(&peaks, 256.0, 10.0, 64.0),
+        ];
+        let speeds = |estimate: Estimate| {
+            [
+                estimate.prefill_tokens_per_second,
+                estimate.decode_tokens_per_second,
+                estimate.candidates_tokens_per_second,
+            ]
+        };
+        for ((one, two), floor) in speeds(one).into_iter().zip(speeds(two)).zip(floors) {
+            assert!((0.1..1.0).contains(&(one / floor)), "{one} of {floor}");
+            assert!((two / one - 2.0).abs() < 1e-9);
+        }
     }
+}
+
+#[test]
+fn steps_are_bound_by_reading_or_by_arithmetic_whichever_takes_longer() {
+    let work = Work {
+        bytes_per_step: 2_000_000,
+        layer_operations_per_token: 3_000_000,
+        output_operations_per_token: 1_000_000,
+        attention_operations_per_pair: 1000,
+    };
+    let peaks = Peaks {
+        f32_gflops: 1.0,
+        int16_gops: 10.0,
+        read_gb_per_second: 1.0,
+    };
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
+    close(work.step_seconds(&peaks, 1.0, 0.0), 2e-3);
+    close(work.step_seconds(&peaks, 10.0, 0.0), 4e-3);
+    close(work.step_seconds(&peaks, 10.0, 100.0), 5e-3);
+    close(work.prompt_seconds(&peaks, 100.0), 100.0 * 3e-4 + 5e-3);
+    close(
+        work.candidates_seconds(&peaks, 100.0, 10.0, 3.0),
+        35e-3 + 2.0 * (4e-3 + 10.0 * 101.5e-6),
+    );
 }
 
 /// Log-probabilities of `continuations` as a model of these options gives them.

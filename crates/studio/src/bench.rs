@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use gym::seed::SplitMix64;
 use gym::{Generation, Prompt, Sampling, Seed};
-use lm::kernels::{Level, Machine, measure::Peaks};
+use lm::estimate::Work;
+use lm::kernels::{Level, Machine};
 use lm::{LocalModel, Options};
 use serde::Serialize;
 
+use crate::machine::MachineView;
+use crate::train::peak_memory_bytes;
 use crate::{Cancel, Result, Studio, StudioError};
 
 /// What a bench is run with.
@@ -24,22 +27,24 @@ pub struct BenchOptions {
     pub instructions: Option<String>,
 }
 
-/// Tokens a second, each measured once, on prompts of random tokens.
+/// Tokens a second, each measured once, on prompts of random tokens. Floors are what the measured peaks allow.
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerateBench {
     pub prefill: Vec<PrefillBench>,
     /// One sequence, greedy, after 256 tokens.
     pub decode_tokens_per_second: f64,
+    pub floor_decode_tokens_per_second: f64,
     pub candidates: Vec<CandidatesBench>,
     /// The process's largest memory until here; `None` where the system does not say.
     pub peak_memory_bytes: Option<u64>,
-    pub machine: MachineView,
+    pub machine: BenchMachine,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct PrefillBench {
     pub tokens: usize,
     pub tokens_per_second: f64,
+    pub floor_tokens_per_second: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -49,58 +54,16 @@ pub struct CandidatesBench {
     pub new_tokens: usize,
     /// New tokens of all candidates over the whole time, reading the prompt included.
     pub tokens_per_second: f64,
+    pub floor_tokens_per_second: f64,
 }
 
-/// What computes, and what it can do at most.
+/// What computed, and what the work takes with the model that was timed.
 #[derive(Clone, Debug, Serialize)]
-pub struct MachineView {
-    pub processor: String,
-    pub instructions: &'static str,
-    pub threads: usize,
+pub struct BenchMachine {
     #[serde(flatten)]
-    pub peaks: Peaks,
-    /// What the work takes with the model that was timed.
+    pub machine: MachineView,
     #[serde(flatten)]
-    pub work: Option<Work>,
-}
-
-/// Bytes and operations (multiplications and additions).
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Work {
-    /// Weights that a decoding step reads.
-    pub bytes_per_step: usize,
-    /// In the layers' matrices.
-    pub layer_operations_per_token: u64,
-    /// For the logits, where they are wanted.
-    pub output_operations_per_token: u64,
-    /// For each token and each token that it sees, in all layers.
-    pub attention_operations_per_pair: u64,
-}
-
-impl MachineView {
-    /// Measures the machine as the models use it. Takes about half a second.
-    pub fn measure() -> MachineView {
-        MachineView::of(&Machine::shared(), None)
-    }
-
-    fn of(machine: &Machine, model: Option<&LocalModel>) -> MachineView {
-        let start = Instant::now();
-        MachineView {
-            processor: processor(),
-            instructions: machine.level.name(),
-            threads: machine.pool.threads(),
-            peaks: Peaks::measure(machine, &|| start.elapsed().as_secs_f64()),
-            work: model.map(|model| {
-                let (decoder, config) = (model.decoder(), &model.decoder().config);
-                Work {
-                    bytes_per_step: decoder.bytes_per_token(),
-                    layer_operations_per_token: 2 * decoder.layer_weights(),
-                    output_operations_per_token: 2 * (config.vocabulary * config.hidden) as u64,
-                    attention_operations_per_pair: 4 * (config.layers * config.heads.heads * config.heads.dim) as u64,
-                }
-            }),
-        }
-    }
+    pub work: Work,
 }
 
 const CANDIDATES: usize = 10;
@@ -160,34 +123,42 @@ impl Studio {
             Ok((start.elapsed().as_secs_f64(), usage.generated as usize))
         };
         generate(&prompt(64), 1, 4)?;
-        let mut prefill = Vec::new();
-        for tokens in [512, 1024] {
-            let (seconds, _) = generate(&prompt(tokens), 1, 1)?;
-            prefill.push(PrefillBench {
-                tokens,
-                tokens_per_second: tokens as f64 / seconds,
-            });
-        }
+        let prefill = [512, 1024].map(|tokens| Ok((tokens, generate(&prompt(tokens), 1, 1)?.0)));
         // The prompt's own time is taken off: what is left is decoding.
         let (few_seconds, few) = generate(&prompt(256), 1, 4)?;
         let (many_seconds, many) = generate(&prompt(256), 1, NEW_TOKENS)?;
-        let mut candidates = Vec::new();
-        for prompt_tokens in [256, 1024] {
-            let (seconds, tokens) = generate(&prompt(prompt_tokens), CANDIDATES, NEW_TOKENS)?;
-            candidates.push(CandidatesBench {
+        let candidates = [256, 1024].map(|tokens| Ok((tokens, generate(&prompt(tokens), CANDIDATES, NEW_TOKENS)?)));
+        // Before the machine is measured, which takes memory of its own.
+        let peak_memory_bytes = peak_memory_bytes();
+        let (view, work) = (MachineView::of(&machine), Work::of(model.decoder()));
+        let peaks = view.peaks();
+        let prefill = prefill.into_iter().map(|measured: Result<_>| {
+            let (tokens, seconds) = measured?;
+            Ok(PrefillBench {
+                tokens,
+                tokens_per_second: tokens as f64 / seconds,
+                floor_tokens_per_second: tokens as f64 / work.prompt_seconds(&peaks, tokens as f64),
+            })
+        });
+        let candidates = candidates.into_iter().map(|measured: Result<_>| {
+            let (prompt_tokens, (seconds, tokens)) = measured?;
+            let [read, n, new] = [prompt_tokens, CANDIDATES, NEW_TOKENS].map(|n| n as f64);
+            Ok(CandidatesBench {
                 prompt_tokens,
                 n: CANDIDATES,
                 new_tokens: NEW_TOKENS,
                 tokens_per_second: tokens as f64 / seconds,
-            });
-        }
-        let peak_memory_bytes = peak_memory();
+                floor_tokens_per_second: n * new / work.candidates_seconds(&peaks, read, n, new),
+            })
+        });
         Ok(GenerateBench {
-            prefill,
+            prefill: prefill.collect::<Result<_>>()?,
             decode_tokens_per_second: many.saturating_sub(few) as f64 / (many_seconds - few_seconds),
-            candidates,
+            // After the prompt and half of the new tokens.
+            floor_decode_tokens_per_second: 1.0 / work.step_seconds(&peaks, 1.0, 256.0 + NEW_TOKENS as f64 / 2.0),
+            candidates: candidates.collect::<Result<_>>()?,
             peak_memory_bytes,
-            machine: MachineView::of(&machine, Some(&model)),
+            machine: BenchMachine { machine: view, work },
         })
     }
 
@@ -219,19 +190,4 @@ fn random_tokens(model: &LocalModel, rng: &mut SplitMix64, n: usize) -> Vec<u32>
     (0..n)
         .map(|_| (first + rng.below(vocabulary - first - 1)) as u32)
         .collect()
-}
-
-fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
-}
-
-/// The process's largest resident memory so far.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }

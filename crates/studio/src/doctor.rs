@@ -15,9 +15,18 @@ pub struct Check {
 }
 
 impl Studio {
-    /// Checks the database, every index and every model file (its bytes are hashed).
+    /// Measures the machine anew; checks the database, every index and every model file (its bytes are hashed).
     pub fn doctor(&self) -> Result<Vec<Check>> {
-        let mut checks = vec![check("database", self.integrity(), "restore a backup of rag-gym.db")];
+        let measured = self.machine(true).map(|machine| {
+            format!(
+                "{:.0} GFLOP/s f32, {:.0} GOP/s int16, {:.0} GB/s read from memory, with {} threads",
+                machine.f32_gflops, machine.int16_gops, machine.read_gb_per_second, machine.threads
+            )
+        });
+        let mut checks = vec![
+            check("machine", measured, "make the home's folder writable"),
+            check("database", self.integrity(), "restore a backup of rag-gym.db"),
+        ];
         for corpus in self.corpora()? {
             let searched = self
                 .search(&corpus.name, "the", 1)

@@ -6,6 +6,7 @@
 mod adapters;
 mod ask;
 pub mod bench;
+mod bench_episode;
 mod bench_retrieve;
 mod bench_train;
 mod claim;
@@ -23,6 +24,7 @@ mod inspect;
 mod judges;
 mod lessons;
 mod library;
+pub mod machine;
 pub mod preview;
 mod results;
 mod rewards;
@@ -41,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use adapters::DEFAULT_MODEL;
+pub use bench_episode::EpisodeBench;
 pub use bench_retrieve::{Recall, RetrievalBench};
 pub use bench_train::TrainBench;
 pub use endpoints::AddedEndpoint;

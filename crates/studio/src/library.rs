@@ -8,25 +8,17 @@ use crate::view::{
     CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView,
     Rejected, SearchView, TermView,
 };
-use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, show};
+use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, machine, show};
 
 impl Studio {
     /// The state of the program in one value.
     pub fn overview(&self) -> Result<Overview> {
-        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let memory_kib = memory.lines().find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<f64>()
-                .ok()
-        });
         Ok(Overview {
             version: env!("CARGO_PKG_VERSION").into(),
             home: self.home().display().to_string(),
             ready: self.is_ready()?,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-            memory_bytes: memory_kib.unwrap_or(0.0) * 1024.0,
+            memory_bytes: machine::memory_bytes(),
             corpora: self.corpora()?,
             question_sets: self.question_sets()?,
             models: self.models()?,
@@ -390,16 +382,6 @@ impl Studio {
     }
 }
 
-/// Most bytes a loaded model takes: its weights, laid out anew while the file's are still there, and room to work.
-fn memory_need(file_bytes: f64) -> f64 {
-    const WORKING: f64 = 256e6;
-    if file_bytes > 0.0 {
-        1.5 * file_bytes + WORKING
-    } else {
-        0.0
-    }
-}
-
 /// The file that a model's hash is of; an adapter is a folder.
 pub(crate) fn weights_of(model: &store::Model) -> PathBuf {
     let path = PathBuf::from(&model.path);
@@ -422,7 +404,6 @@ fn model_view(mut model: store::Model) -> ModelView {
         architecture: model.architecture,
         parameters: model.parameters as f64,
         file_bytes,
-        memory_bytes: memory_need(file_bytes),
         adapter_of: model.adapter_of,
     }
 }

@@ -284,8 +284,6 @@ pub struct ModelView {
     pub architecture: String,
     pub parameters: f64,
     pub file_bytes: f64,
-    /// Most that it takes when loaded, with its working memory.
-    pub memory_bytes: f64,
     pub adapter_of: Option<String>,
 }
 

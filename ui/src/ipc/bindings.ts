@@ -35,6 +35,8 @@ export const commands = {
 	addEndpoint: (name: string, url: string, model: string, keyEnv: string | null, grammar: boolean) => __TAURI_INVOKE<string[]>("add_endpoint", { name, url, model, keyEnv, grammar }),
 	removeModel: (name: string) => __TAURI_INVOKE<null>("remove_model", { name }),
 	doctor: () => __TAURI_INVOKE<Check[]>("doctor"),
+	/**  The machine's peaks, measured `again` or as kept, and what to expect of each model. */
+	machine: (again: boolean) => __TAURI_INVOKE<MachineReport>("machine", { again }),
 	/**  Starts a training, or goes on with a stopped one of that name; returns once its data is read. */
 	startTraining: (request: TrainRequest) => __TAURI_INVOKE<null>("start_training", { request }),
 	resumeTraining: (name: string) => __TAURI_INVOKE<null>("resume_training", { name }),
@@ -223,6 +225,21 @@ export type ErrorView = {
 	message: string,
 };
 
+/**  Tokens a second on an idle machine, and whether the model fits into its memory. */
+export type EstimateView = {
+	model: string,
+	/**  Reading a prompt of 512 tokens. */
+	prefill_tokens_per_second: number | null,
+	/**  Writing one text after 256 tokens. */
+	decode_tokens_per_second: number | null,
+	/**  Writing ten candidates of 64 tokens, all together, the reading of their 256 prompt tokens included. */
+	candidates_tokens_per_second: number | null,
+	/**  When loaded, with what it keeps of earlier prompts. */
+	memory_bytes: number | null,
+	/**  `None` where the system does not tell its memory. */
+	fits: boolean | null,
+};
+
 /**  Held-out examples, measured after a step. */
 export type EvalPoint = {
 	step: number,
@@ -286,6 +303,25 @@ export type JobView = {
 	eta_ms: number | null,
 };
 
+export type MachineReport = {
+	machine: MachineView,
+	/**  0 where the system does not tell. */
+	memory_bytes: number | null,
+	/**  Of the models that are files here and can be read. */
+	estimates: EstimateView[],
+};
+
+/**  What computes, and its measured peaks. */
+export type MachineView = {
+	processor: string,
+	instructions: string,
+	threads: number,
+	/**  Multiplications and additions, thousand millions a second, all threads together. */
+	f32_gflops: number | null,
+	int16_gops: number | null,
+	read_gb_per_second: number | null,
+};
+
 export type MessageView = {
 	role: string,
 	content: string,
@@ -300,8 +336,6 @@ export type ModelView = {
 	architecture: string,
 	parameters: number | null,
 	file_bytes: number | null,
-	/**  Most that it takes when loaded, with its working memory. */
-	memory_bytes: number | null,
 	adapter_of: string | null,
 };
 

@@ -17,6 +17,7 @@ import type {
   HumanView,
   ImportView,
   JobView,
+  MachineReport,
   ModelView,
   Overview,
   PreviewView,
@@ -88,6 +89,8 @@ export interface Api {
   judgeByHand(state: StatePlace, best: number[], worst: number[], tookMs: number): Promise<void>;
   unjudge(state: StatePlace): Promise<void>;
   doctor(): Promise<Check[]>;
+  /** Measures the machine where no figures are kept, or `again`. */
+  machine(again: boolean): Promise<MachineReport>;
   search(corpus: string, query: string, k: number): Promise<SearchView>;
   explain(corpus: string, query: string, passage: string): Promise<TermView[]>;
   pickFile(folder?: boolean): Promise<string | null>;
@@ -146,6 +149,7 @@ const tauri: Api = {
   judgeByHand: async ({ run, question, step }, best, worst, tookMs) => void (await commands.judgeByHand(run, question, step, best, worst, tookMs)),
   unjudge: async ({ run, question, step }) => void (await commands.unjudge(run, question, step)),
   doctor: () => commands.doctor(),
+  machine: (again) => commands.machine(again),
   search: (corpus, query, k) => commands.search(corpus, query, k),
   explain: (corpus, query, passage) => commands.explain(corpus, query, passage),
   pickFile: async (folder = false) => {
