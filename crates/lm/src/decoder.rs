@@ -128,7 +128,9 @@ impl Decoder {
                 let bias = match gguf.has_tensor(&format!("{name}.bias")) {
                     true => {
                         let bias = gguf.vector(&format!("{name}.bias"), all)?;
-                        rows.clone().map(|row| bias[rows.start + order(row - rows.start)]).collect()
+                        rows.clone()
+                            .map(|row| bias[rows.start + order(row - rows.start)])
+                            .collect()
                     }
                     false => Vec::new(),
                 };
@@ -158,7 +160,13 @@ impl Decoder {
             let [gate, up] = match architecture.joins() {
                 true => [
                     linear("ffn_up", 2 * feed_forward, inner.clone(), hidden, &as_is)?,
-                    linear("ffn_up", 2 * feed_forward, feed_forward..2 * feed_forward, hidden, &as_is)?,
+                    linear(
+                        "ffn_up",
+                        2 * feed_forward,
+                        feed_forward..2 * feed_forward,
+                        hidden,
+                        &as_is,
+                    )?,
                 ],
                 false => [
                     linear("ffn_gate", feed_forward, inner.clone(), hidden, &as_is)?,

@@ -151,8 +151,12 @@ impl Tokenizer {
                 pieces: Pieces {
                     scores: scores(gguf, tokens.len())?,
                     bytes: byte_tokens(&tokens, &kinds),
-                    unknown: id_of("tokenizer.ggml.unknown_token_id")
-                        .or_else(|| (0..).zip(&kinds).find(|(_, kind)| **kind == kind::UNKNOWN).map(|(id, _)| id)),
+                    unknown: id_of("tokenizer.ggml.unknown_token_id").or_else(|| {
+                        (0..)
+                            .zip(&kinds)
+                            .find(|(_, kind)| **kind == kind::UNKNOWN)
+                            .map(|(id, _)| id)
+                    }),
                     space_first: flag("tokenizer.ggml.add_space_prefix", true),
                     ids: (0..)
                         .zip(&tokens)
@@ -199,7 +203,9 @@ impl Tokenizer {
 
     pub fn spelling(&self, id: u32) -> Option<&str> {
         let all = &self.controls.all;
-        all.iter().find(|(_, known)| *known == id).map(|(text, _)| text.as_str())
+        all.iter()
+            .find(|(_, known)| *known == id)
+            .map(|(text, _)| text.as_str())
     }
 
     /// Tokens of plain text; control tokens never appear.
@@ -209,7 +215,10 @@ impl Tokenizer {
             _ if text.is_empty() => {}
             Model::Bytes(bpe) => {
                 let encoding = bpe.encode_fast(text, false);
-                ids = encoding.map_err(|e| LmError::Tokenizer(e.to_string()))?.get_ids().to_vec();
+                ids = encoding
+                    .map_err(|e| LmError::Tokenizer(e.to_string()))?
+                    .get_ids()
+                    .to_vec();
             }
             Model::Pieces { pieces, whole } => {
                 let mut rest = text;

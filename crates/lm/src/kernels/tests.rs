@@ -93,7 +93,8 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
                 }
             }
             let silu = |g: f64| g / (1.0 + (-g).exp());
-            let gelu = |g: f64| 0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh());
+            let gelu =
+                |g: f64| 0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh());
             let opened = |curve: &dyn Fn(f64) -> f64| -> Vec<f64> {
                 bare.iter().zip(plain(&gate)).map(|(y, g)| y * curve(g)).collect()
             };

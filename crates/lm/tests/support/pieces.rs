@@ -12,12 +12,27 @@ const MERGES: usize = 300;
 /// Control, byte and added tokens as Gemma 3 and Phi 3 have them, the text's characters, and the pairs that were
 /// joined most often, the most frequent first.
 pub fn pieces(space_first: bool) -> Vocabulary {
-    let mut tokens: Vec<(String, f32, i32)> = vec![("<unk>".into(), 0.0, 2), ("<s>".into(), 0.0, 3), ("</s>".into(), 0.0, 3)];
+    let mut tokens: Vec<(String, f32, i32)> = vec![
+        ("<unk>".into(), 0.0, 2),
+        ("<s>".into(), 0.0, 3),
+        ("</s>".into(), 0.0, 3),
+    ];
     tokens.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
-    let controls = ["<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|end|>"];
+    let controls = [
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|end|>",
+    ];
     tokens.extend(controls.map(|token| (token.into(), 0.0, 3)));
     tokens.extend(["\n\n", "\n\n\n", "   ", "<table>"].map(|token| (token.into(), 0.0, 4)));
-    let characters: BTreeSet<char> = TEXT.chars().filter(char::is_ascii).map(|c| if c == ' ' { '▁' } else { c }).collect();
+    let characters: BTreeSet<char> = TEXT
+        .chars()
+        .filter(char::is_ascii)
+        .map(|c| if c == ' ' { '▁' } else { c })
+        .collect();
     let mut words: Vec<Vec<String>> = TEXT
         .split(' ')
         .map(|word| format!("▁{word}").chars().map(String::from).collect())
@@ -27,7 +42,9 @@ pub fn pieces(space_first: bool) -> Vocabulary {
         for pair in words.iter().flat_map(|word| word.windows(2)) {
             *counts.entry(pair.concat()).or_default() += 1;
         }
-        let Some((best, _)) = counts.into_iter().max_by_key(|(_, n)| *n) else { break };
+        let Some((best, _)) = counts.into_iter().max_by_key(|(_, n)| *n) else {
+            break;
+        };
         for word in &mut words {
             let mut at = 0;
             while at + 1 < word.len() {
@@ -48,7 +65,10 @@ pub fn pieces(space_first: bool) -> Vocabulary {
         tokens: tokens.len(),
         metadata: vec![
             ("tokenizer.ggml.model", Value::String("llama".into())),
-            ("tokenizer.ggml.tokens", array(&|(token, ..)| Value::String(token.clone()))),
+            (
+                "tokenizer.ggml.tokens",
+                array(&|(token, ..)| Value::String(token.clone())),
+            ),
             ("tokenizer.ggml.scores", array(&|(_, score, _)| Value::F32(*score))),
             ("tokenizer.ggml.token_type", array(&|(.., kind)| Value::I32(*kind))),
             ("tokenizer.ggml.bos_token_id", Value::U32(1)),

@@ -79,7 +79,11 @@ pub fn write_with(
     more: Vec<(&str, Value)>,
     vectors: Vec<(&str, Vec<f32>)>,
 ) -> PathBuf {
-    let dim = if ["qwen3", "gemma3"].contains(&architecture) { 32 } else { 16 };
+    let dim = if ["qwen3", "gemma3"].contains(&architecture) {
+        32
+    } else {
+        16
+    };
     let layers = match architecture {
         "smollm3" => 4,
         "gemma3" => 6,
@@ -176,7 +180,12 @@ pub fn write_with(
         ("general.architecture".to_string(), text(architecture)),
         ("general.dtype".to_string(), Value::U32(0)),
     ]);
-    metadata.extend(vocabulary.metadata.into_iter().map(|(key, value)| (key.to_string(), value)));
+    metadata.extend(
+        vocabulary
+            .metadata
+            .into_iter()
+            .map(|(key, value)| (key.to_string(), value)),
+    );
     let path = dir.join(format!("{architecture}.gguf"));
     let mut file = std::fs::File::create(&path).unwrap();
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
