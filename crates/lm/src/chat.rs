@@ -125,3 +125,15 @@ fn role_name(role: Role) -> &'static str {
         Role::Assistant => "assistant",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_training_become_statements_that_change_nothing() {
+        let marked = "{% if a %}generation{%- generation -%} b {% endgeneration %}{{ '{% generation' }}{% endif %}{%";
+        let plain = "{% if a %}generation{%- if true -%} b {% endif %}{{ '{% generation' }}{% endif %}{%";
+        assert_eq!(without_training_marks(marked), plain);
+    }
+}

@@ -119,7 +119,9 @@ impl Tokenizer {
                 kind::CONTROL | kind::ADDED if token.is_empty() => {}
                 kind::CONTROL => controls.push((token.clone(), id)),
                 // Some files call the tokens of turns added ones; no content may make these either.
-                kind::ADDED if pieces && !token.starts_with("<|") => whole.push((spaced(), id)),
+                kind::ADDED if pieces && !token.starts_with("<|") && !token.ends_with("_of_turn>") => {
+                    whole.push((spaced(), id));
+                }
                 kind::ADDED => controls.push((token.clone(), id)),
                 _ => {}
             }

@@ -11,6 +11,7 @@ use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{
     gemma3, quantized_llama, quantized_phi3, quantized_qwen2, quantized_qwen3, smol::smollm3,
 };
+use gym::{Message, Prompt, Role};
 use lm::tokenizer::Piece;
 use lm::{LmError, LocalModel};
 use serde_json::{Value as Json, json};
@@ -286,6 +287,55 @@ fn post(server: &llama_cpp::Server, path: &str, asked: &Json) -> Json {
     let request = ureq::post(format!("{}{path}", server.url)).content_type("application/json");
     let mut response = request.send(asked.to_string()).unwrap();
     serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap()
+}
+
+/// In the manner of Gemma 3's: a system's words go before the first user's.
+const TEMPLATE: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+    {% set first = messages[0]['content'] + '\n\n' %}{% set turns = messages[1:] %}{% else %}\
+    {% set first = '' %}{% set turns = messages %}{% endif %}\
+    {% for turn in turns %}{% set role = 'model' if turn['role'] == 'assistant' else turn['role'] %}\
+    {{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') + turn['content'] + '<end_of_turn>\n' }}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}";
+
+#[test]
+fn conversations_in_pieces_agree_with_llama_cpp() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vocabulary = pieces(false);
+    vocabulary
+        .metadata
+        .push(("tokenizer.chat_template", Value::String(TEMPLATE.into())));
+    let path = write_with(
+        dir.path(),
+        "gemma3",
+        GgmlDType::Q8_0,
+        vocabulary,
+        Vec::new(),
+        Vec::new(),
+    );
+    let model = LocalModel::open(&path).unwrap();
+    let Some(server) = llama_cpp::serve(&path) else { return };
+    let turns = [
+        (Role::System, "system", "Answer with one word."),
+        (Role::User, "user", "Which block  do queries see?\n\nSay it."),
+        (Role::Assistant, "assistant", "Theirs."),
+        (Role::User, "user", "And then?"),
+    ];
+    for turns in [&turns[..2], &turns[1..2], &turns[..], &turns[1..]] {
+        let messages: Vec<Json> = turns
+            .iter()
+            .map(|(_, role, content)| json!({"role": role, "content": content}))
+            .collect();
+        let rendered = &post(&server, "/apply-template", &json!({"messages": messages}))["prompt"];
+        let asked = json!({"content": rendered, "parse_special": true, "add_special": false});
+        let theirs = &post(&server, "/tokenize", &asked)["tokens"];
+        let messages = turns.iter().map(|&(role, _, content)| Message {
+            role,
+            content: content.into(),
+        });
+        let messages = messages.collect();
+        let ours = model.prompt_tokens(&Prompt { messages }).unwrap();
+        assert_eq!(json!(ours), *theirs, "{rendered}");
+    }
 }
 
 const TEXTS: [&str; 16] = [
