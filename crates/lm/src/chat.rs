@@ -38,8 +38,10 @@ impl ChatTemplate {
                 Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
             },
         );
+        // There is no clock here, so a template that asks for the date gets none.
+        environment.add_function("strftime_now", |_format: String| String::new());
         environment
-            .add_template_owned("chat", source.unwrap_or(fallback).to_string())
+            .add_template_owned("chat", without_training_marks(source.unwrap_or(fallback)))
             .map_err(LmError::Template)?;
         let spelling = |id: Option<u32>| id.and_then(|id| tokenizer.spelling(id)).unwrap_or("").to_string();
         Ok(ChatTemplate {
@@ -98,10 +100,40 @@ impl ChatTemplate {
     }
 }
 
+/// Statements around what a model is trained on, which change nothing of the text, as ones that are known here.
+fn without_training_marks(source: &str) -> String {
+    let mut parts = source.split("{%");
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let statement = part.split("%}").next().unwrap_or_default();
+        let known = match statement.trim_matches(|c: char| c == '-' || c.is_whitespace()) {
+            "generation" => statement.replace("generation", "if true"),
+            "endgeneration" => statement.replace("endgeneration", "endif"),
+            _ => statement.to_string(),
+        };
+        out += "{%";
+        out += &known;
+        out += &part[statement.len()..];
+    }
+    out
+}
+
 fn role_name(role: Role) -> &'static str {
     match role {
         Role::System => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_training_become_statements_that_change_nothing() {
+        let marked = "{% if a %}generation{%- generation -%} b {% endgeneration %}{{ '{% generation' }}{% endif %}{%";
+        let plain = "{% if a %}generation{%- if true -%} b {% endif %}{{ '{% generation' }}{% endif %}{%";
+        assert_eq!(without_training_marks(marked), plain);
     }
 }

@@ -1,51 +1,19 @@
-//! The transformer of llama, qwen2 and qwen3 models: reads new tokens of many sequences at once.
+//! The transformer of all architectures: reads new tokens of many sequences at once.
 //!
 //! Prompts and candidates go through the same arithmetic, so a token's numbers do not depend on how
 //! a text was cut into batches, nor on what else was in them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::LmError;
 use crate::cache::PrefixCache;
-use crate::gguf::Gguf;
-use crate::kernels::attention::{BLOCK, Heads, MOST_DIM, Plan, Rotary, Shapes, Span};
+use crate::config::Config;
+use crate::gguf::{Gguf, some_rows};
+use crate::kernels::attention::{BLOCK, Plan, Shapes, Span};
 use crate::kernels::{
-    Activations, Arena, Into, LowRank, Machine, Packed, Part, down_project, gated, normalise, product,
+    Activations, Arena, Into, LowRank, Machine, Packed, Part, add_normalised, down_project, gated, normalise, product,
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    Llama,
-    Qwen2,
-    Qwen3,
-}
-
-impl Architecture {
-    /// All there are, by the names that files have for them.
-    const NAMES: [(&str, Architecture); 3] = [
-        ("llama", Architecture::Llama),
-        ("qwen2", Architecture::Qwen2),
-        ("qwen3", Architecture::Qwen3),
-    ];
-
-    pub fn name(self) -> &'static str {
-        let known = |(_, architecture): &&(_, Architecture)| *architecture == self;
-        Architecture::NAMES.iter().find(known).expect("all have names").0
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub architecture: Architecture,
-    pub layers: usize,
-    pub hidden: usize,
-    pub feed_forward: usize,
-    pub heads: Heads,
-    pub context_tokens: usize,
-    pub vocabulary: usize,
-    pub norm_epsilon: f32,
-    pub rope_base: f32,
-}
 
 /// A matrix of the model, with what is added to its product.
 #[derive(Clone)]
@@ -66,6 +34,8 @@ pub struct Layer {
     /// Of each head of the queries and the keys; empty for none.
     head_norms: Arc<[Vec<f32>; 2]>,
     feed_forward_norm: Arc<Vec<f32>>,
+    /// Of what the attention and the feed-forward network add; empty for none.
+    post_norms: Arc<[Vec<f32>; 2]>,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
@@ -79,7 +49,6 @@ pub struct Decoder {
     embedding: Arc<Packed>,
     norm: Arc<Vec<f32>>,
     output: Arc<Packed>,
-    rotary: Rotary,
     pub machine: Machine,
 }
 
@@ -100,69 +69,8 @@ pub struct Scratch {
     logits: Vec<f32>,
 }
 
-impl Config {
-    pub fn from_gguf(gguf: &Gguf, vocabulary: usize) -> Result<Config, LmError> {
-        let name = gguf.string("general.architecture").unwrap_or("").to_string();
-        let known = Architecture::NAMES.iter().find(|(known, _)| *known == name);
-        let Some(&(_, architecture)) = known else {
-            return Err(LmError::Unsupported(format!("architecture `{name}`")));
-        };
-        let size = |key: &str, most| gguf.size(&format!("{name}.{key}"), most);
-        let heads = size("attention.head_count", 1024)?;
-        let hidden = size("embedding_length", 1 << 16)?;
-        let kv_heads = match gguf.integer(&format!("{name}.attention.head_count_kv")) {
-            Some(_) => size("attention.head_count_kv", 1024)?,
-            None => heads,
-        };
-        // Older architectures share the hidden numbers out among the heads.
-        let dim = match gguf.integer(&format!("{name}.attention.key_length")) {
-            Some(_) => size("attention.key_length", MOST_DIM as u64)?,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => 0,
-        };
-        if !heads.is_multiple_of(kv_heads) || dim == 0 {
-            let message = format!("{heads} heads, {kv_heads} of them for keys, over {hidden} numbers");
-            return Err(LmError::corrupt("model file", message));
-        }
-        let values = gguf.integer(&format!("{name}.attention.value_length"));
-        if values.is_some_and(|values| values != dim as u64) {
-            return Err(LmError::Unsupported("values as wide as no key".into()));
-        }
-        let rotated = gguf
-            .integer(&format!("{name}.rope.dimension_count"))
-            .unwrap_or(dim as u64);
-        if rotated != dim as u64 || !dim.is_multiple_of(2) || dim > MOST_DIM {
-            return Err(LmError::Unsupported(format!(
-                "rotating {rotated} of {dim} numbers per head"
-            )));
-        }
-        if gguf.integer(&format!("{name}.expert_count")).is_some_and(|n| n > 1) {
-            return Err(LmError::Unsupported("a mixture of experts".into()));
-        }
-        if gguf
-            .string(&format!("{name}.rope.scaling.type"))
-            .is_some_and(|kind| kind != "none")
-            || gguf.has_tensor("rope_freqs.weight")
-        {
-            return Err(LmError::Unsupported("scaled rotary positions".into()));
-        }
-        let rope_base = gguf.float(&format!("{name}.rope.freq_base")).unwrap_or(10_000.0);
-        let norm_epsilon = gguf
-            .float(&format!("{name}.attention.layer_norm_rms_epsilon"))
-            .ok_or_else(|| LmError::corrupt("model file", "the norm's epsilon is missing"))?;
-        Ok(Config {
-            architecture,
-            layers: size("block_count", 1024)?,
-            hidden,
-            feed_forward: size("feed_forward_length", 1 << 20)?,
-            heads: Heads { heads, kv_heads, dim },
-            context_tokens: size("context_length", 1 << 20)?,
-            vocabulary,
-            norm_epsilon,
-            rope_base,
-        })
-    }
-}
+/// Which of a file's rows becomes a row.
+type Order<'a> = dyn Fn(usize) -> usize + Sync + 'a;
 
 impl Linear {
     /// (out, in).
@@ -187,6 +95,7 @@ impl Linear {
 impl Decoder {
     pub fn load(gguf: &mut Gguf, config: Config, machine: Machine) -> Result<Decoder, LmError> {
         let Config {
+            architecture,
             hidden,
             feed_forward,
             heads,
@@ -204,46 +113,75 @@ impl Decoder {
             true => packed(gguf, "output.weight", vocabulary, hidden)?,
             false => embedding.clone(),
         };
-        // llama files have the two numbers that turn together side by side; here they are half a head apart.
+        // Here the two numbers of a head that turn together are half a head apart.
         let (dim, half) = (heads.dim, heads.dim / 2);
-        let halves = |row: usize| match config.architecture {
-            Architecture::Llama => row / dim * dim + row % half * 2 + row % dim / half,
-            Architecture::Qwen2 | Architecture::Qwen3 => row,
+        let turning = |row: usize| match architecture.turns_neighbours() {
+            true => row / dim * dim + row % half * 2 + row % dim / half,
+            false => row,
         };
+        let as_is = |row: usize| row;
         let mut layers = Vec::new();
         for idx in 0..config.layers {
-            let mut linear = |part: &str, rows: usize, columns: usize| -> Result<Linear, LmError> {
+            // `rows` of one of the file's matrices, which has `all`.
+            let mut linear = |part: &str, all: usize, rows: Range<usize>, columns: usize, order: &Order| {
                 let name = format!("blk.{idx}.{part}");
-                let turns = matches!(part, "attn_q" | "attn_k");
-                let order = |row: usize| if turns { halves(row) } else { row };
-                let tensor = gguf.tensor(&format!("{name}.weight"), &[rows, columns])?;
-                let weight = Packed::new(&tensor, order, &pool, &mut arena)?;
                 let bias = match gguf.has_tensor(&format!("{name}.bias")) {
                     true => {
-                        let bias = gguf.vector(&format!("{name}.bias"), rows)?;
-                        (0..rows).map(|row| bias[order(row)]).collect()
+                        let bias = gguf.vector(&format!("{name}.bias"), all)?;
+                        rows.clone()
+                            .map(|row| bias[rows.start + order(row - rows.start)])
+                            .collect()
                     }
                     false => Vec::new(),
                 };
-                Ok(Linear {
+                let tensor = gguf.tensor(&format!("{name}.weight"), &[all, columns])?;
+                let weight = Packed::new(&some_rows(tensor, rows)?, order, &pool, &mut arena)?;
+                Ok::<_, LmError>(Linear {
                     weight: weight.into(),
                     bias: bias.into(),
                     low: None,
                 })
             };
-            let (q, k, v) = (
-                linear("attn_q", width, hidden)?,
-                linear("attn_k", kv, hidden)?,
-                linear("attn_v", kv, hidden)?,
-            );
-            let o = linear("attn_output", hidden, width)?;
-            let gate = linear("ffn_gate", feed_forward, hidden)?;
-            let up = linear("ffn_up", feed_forward, hidden)?;
-            let down = linear("ffn_down", hidden, feed_forward)?;
+            let (keys, values) = (width..width + kv, width + kv..width + 2 * kv);
+            let [q, k, v] = match architecture.joins() {
+                true => [
+                    linear("attn_qkv", values.end, 0..width, hidden, &turning)?,
+                    linear("attn_qkv", values.end, keys, hidden, &turning)?,
+                    linear("attn_qkv", values.end, values, hidden, &as_is)?,
+                ],
+                false => [
+                    linear("attn_q", width, 0..width, hidden, &turning)?,
+                    linear("attn_k", kv, 0..kv, hidden, &turning)?,
+                    linear("attn_v", kv, 0..kv, hidden, &as_is)?,
+                ],
+            };
+            let o = linear("attn_output", hidden, 0..hidden, width, &as_is)?;
+            let inner = 0..feed_forward;
+            let [gate, up] = match architecture.joins() {
+                true => [
+                    linear("ffn_up", 2 * feed_forward, inner.clone(), hidden, &as_is)?,
+                    linear(
+                        "ffn_up",
+                        2 * feed_forward,
+                        feed_forward..2 * feed_forward,
+                        hidden,
+                        &as_is,
+                    )?,
+                ],
+                false => [
+                    linear("ffn_gate", feed_forward, inner.clone(), hidden, &as_is)?,
+                    linear("ffn_up", feed_forward, inner, hidden, &as_is)?,
+                ],
+            };
+            let down = linear("ffn_down", hidden, 0..hidden, feed_forward, &as_is)?;
             let mut norm = |part: &str, len| gguf.vector(&format!("blk.{idx}.{part}.weight"), len);
-            let head_norms = match config.architecture {
-                Architecture::Qwen3 => [norm("attn_q_norm", dim)?, norm("attn_k_norm", dim)?],
-                _ => [Vec::new(), Vec::new()],
+            let head_norms = match architecture.head_norms() {
+                true => [norm("attn_q_norm", dim)?, norm("attn_k_norm", dim)?],
+                false => Default::default(),
+            };
+            let post_norms = match architecture.post_norms() {
+                true => [norm("post_attention_norm", hidden)?, norm("post_ffw_norm", hidden)?],
+                false => Default::default(),
             };
             layers.push(Layer {
                 attention_norm: norm("attn_norm", hidden)?.into(),
@@ -253,15 +191,12 @@ impl Decoder {
                 v,
                 o,
                 feed_forward_norm: norm("ffn_norm", hidden)?.into(),
+                post_norms: post_norms.into(),
                 gate,
                 up,
                 down,
             });
         }
-        let frequencies = (0..dim)
-            .step_by(2)
-            .map(|i| 1.0 / config.rope_base.powf(i as f32 / dim as f32))
-            .collect();
         let norm = gguf.vector("output_norm.weight", hidden)?.into();
         Ok(Decoder {
             config,
@@ -269,7 +204,6 @@ impl Decoder {
             embedding,
             norm,
             output,
-            rotary: Rotary { frequencies },
             machine,
         })
     }
@@ -312,6 +246,9 @@ impl Decoder {
             heads,
             norm_epsilon,
             vocabulary,
+            embedding_scale,
+            query_scale,
+            curve,
             ..
         } = self.config;
         let (n, machine) = (tokens.len(), &self.machine);
@@ -329,10 +266,11 @@ impl Decoder {
             low: [a, b, c],
             ..
         } = scratch;
-        plan.set(spans, &self.rotary);
+        plan.set(spans, &self.config.rotaries);
         x.resize(n * hidden, 0.0);
         for (row, &token) in x.chunks_exact_mut(hidden).zip(tokens) {
             self.embedding.row(token as usize, row);
+            row.iter_mut().for_each(|x| *x *= embedding_scale);
         }
         let (width, kv) = (heads.heads * heads.dim, heads.kv_heads * heads.dim);
         normed.resize(n * hidden, 0.0);
@@ -350,6 +288,8 @@ impl Decoder {
             let shapes = Shapes {
                 heads,
                 layer: idx,
+                view: self.config.views[idx],
+                query_scale,
                 qkv,
                 norms: layer.head_norms.each_ref().map(Vec::as_slice),
                 norm_epsilon,
@@ -359,19 +299,29 @@ impl Decoder {
 
             activations.set(machine, attended, width);
             let part = layer.o.part(machine, attended, a, 0);
-            product(machine, activations, &[part], x, hidden, Into::Add);
+            self.add(activations, part, &layer.post_norms[0], x, normed);
 
             activations.set_normed(machine, x, &layer.feed_forward_norm, norm_epsilon, normed);
             let (gate, up) = (
                 layer.gate.part(machine, normed, a, 0),
                 layer.up.part(machine, normed, b, 0),
             );
-            gated(machine, activations, &gate, &up, inner);
+            gated(machine, activations, curve, &gate, &up, inner);
             activations.set(machine, inner, feed_forward);
             let part = layer.down.part(machine, inner, a, 0);
-            product(machine, activations, &[part], x, hidden, Into::Add);
+            self.add(activations, part, &layer.post_norms[1], x, normed);
         }
         Ok(())
+    }
+
+    /// Adds a product to `x`, normalised by `norm` if that is not empty. `room`: as long as `x`.
+    fn add(&self, activations: &Activations, part: Part, norm: &[f32], x: &mut [f32], room: &mut [f32]) {
+        let (machine, hidden) = (&self.machine, self.config.hidden);
+        if norm.is_empty() {
+            return product(machine, activations, &[part], x, hidden, Into::Add);
+        }
+        product(machine, activations, &[part], room, hidden, Into::Replace);
+        add_normalised(machine, room, norm, self.config.norm_epsilon, x);
     }
 
     /// Normalised results of some rows of the last batch: (rows.len(), hidden).

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::LmError;
-use crate::decoder::{Config, Decoder};
+use crate::config::Config;
+use crate::decoder::Decoder;
 use crate::gguf::Gguf;
 use crate::kernels::Packed;
 use crate::kernels::attention::{BLOCK, Block};
@@ -90,8 +91,9 @@ pub struct Estimate {
 impl Estimate {
     /// Reads the header of a model file only. Errors if the file is damaged or no model that can be run.
     pub fn of(path: &Path, peaks: &Peaks) -> Result<Estimate, LmError> {
-        let gguf = Gguf::open(path)?;
-        let config = Config::from_gguf(&gguf, Tokenizer::from_gguf(&gguf)?.vocabulary())?;
+        let mut gguf = Gguf::open(path)?;
+        let vocabulary = Tokenizer::from_gguf(&gguf)?.vocabulary();
+        let config = Config::from_gguf(&mut gguf, vocabulary)?;
         let (mut layer_weights, mut layer_bytes, mut embedding, mut output) = (0, 0, 0, None);
         for (name, dtype, dims) in gguf.tensors() {
             let &[rows, columns] = dims else { continue };

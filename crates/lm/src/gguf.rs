@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -192,6 +193,19 @@ pub(crate) fn as_integer(value: &Value) -> Option<u64> {
         Value::I64(n) => n.try_into().ok(),
         _ => None,
     }
+}
+
+/// Some rows of a matrix, stored as they were.
+pub fn some_rows(matrix: QTensor, rows: Range<usize>) -> Result<QTensor, LmError> {
+    let (n_rows, width) = matrix.shape().dims2()?;
+    if rows == (0..n_rows) {
+        return Ok(matrix);
+    }
+    let bytes = matrix.data()?;
+    let row_bytes = bytes.len() / n_rows;
+    let part = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+    let dims = vec![rows.len(), width];
+    Ok(ggml_file::qtensor_from_ggml(matrix.dtype(), part, dims, &Device::Cpu)?)
 }
 
 /// Dequantises chosen rows of a matrix without touching the others. Returns `rows.len() * width` numbers.

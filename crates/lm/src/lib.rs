@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod chat;
+pub mod config;
 pub mod decoder;
 pub mod endpoint;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod grammar;
 pub mod kernels;
 pub mod lora;
 pub mod model;
+mod pieces;
 pub mod sampler;
 pub mod scheduler;
 pub mod stream;

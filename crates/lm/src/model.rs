@@ -8,7 +8,8 @@ use gym::{Cancel, EngineError, Generation, LanguageModel, Prompt, Sample, TokenE
 
 use crate::LmError;
 use crate::chat::ChatTemplate;
-use crate::decoder::{Config, Decoder};
+use crate::config::Config;
+use crate::decoder::Decoder;
 use crate::gguf::Gguf;
 use crate::grammar::Vocabulary;
 use crate::kernels::Machine;
@@ -65,7 +66,7 @@ impl LocalModel {
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let source = gguf.string("tokenizer.chat_template").map(str::to_string);
         let template = ChatTemplate::new(source.as_deref(), &tokenizer)?;
-        let config = Config::from_gguf(&gguf, tokenizer.vocabulary())?;
+        let config = Config::from_gguf(&mut gguf, tokenizer.vocabulary())?;
         let info = ModelInfo {
             architecture: config.architecture.name().into(),
             parameters: gguf.parameters(),

@@ -1,10 +1,11 @@
-//! Byte-level BPE from a GGUF file's own vocabulary.
+//! Text into tokens of a GGUF file's own vocabulary: byte-level BPE, or SentencePiece's ([`crate::pieces`]).
 //!
 //! Text never becomes a control token by spelling one: only [`Tokenizer::encode_template`] makes control
 //! tokens, and only from the parts that the caller marks as the template's own.
 
 use std::collections::HashMap;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -16,6 +17,7 @@ use tokenizers::{SplitDelimiterBehavior, Tokenizer as Bpe};
 
 use crate::LmError;
 use crate::gguf::{Gguf, as_integer};
+use crate::pieces::{Pieces, SPACE};
 
 /// A part of a rendered prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,45 +29,77 @@ pub enum Piece {
 }
 
 pub struct Tokenizer {
-    bpe: Bpe,
+    model: Model,
     /// Bytes of each token; empty for control tokens.
     bytes: Vec<Vec<u8>>,
-    /// Control tokens and their spelling, longest first.
-    controls: Vec<(String, u32)>,
+    /// Tokens that templates spell.
+    controls: Spellings,
+    /// Whether white space after a control token is dropped.
+    strips: bool,
     /// Tokens that end a turn.
     pub end: Vec<u32>,
     pub bos: Option<u32>,
     pub add_bos: bool,
 }
 
+enum Model {
+    Bytes(Box<Bpe>),
+    Pieces {
+        pieces: Pieces,
+        /// Tokens that any text may spell, and which nothing is joined with.
+        whole: Spellings,
+    },
+}
+
+/// Tokens by their spelling.
+struct Spellings {
+    all: Vec<(String, u32)>,
+    finder: AhoCorasick,
+}
+
+/// What a file says that a token is.
+mod kind {
+    pub const NORMAL: u64 = 1;
+    pub const UNKNOWN: u64 = 2;
+    pub const CONTROL: u64 = 3;
+    pub const ADDED: u64 = 4;
+    pub const BYTE: u64 = 6;
+}
+
+/// Control tokens that end a turn or a text.
+const ENDS: [&str; 6] = [
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<end_of_turn>",
+];
+
+/// Control tokens of Phi 3 after which white space stays.
+const KEPT: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Tokenizer {
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, LmError> {
-        match gguf.string("tokenizer.ggml.model") {
-            Some("gpt2") => {}
+        let pieces = match gguf.string("tokenizer.ggml.model") {
+            Some("gpt2") => false,
+            Some("llama") => true,
             Some(other) => {
                 return Err(LmError::Unsupported(format!("tokenizer of type `{other}`")));
             }
             None => return Err(LmError::Tokenizer("the model file holds none".into())),
-        }
-        let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
-        let merges = strings(gguf, "tokenizer.ggml.merges")?
-            .iter()
-            .map(|merge| {
-                merge
-                    .split_once(' ')
-                    .map(|(left, right)| (left.to_string(), right.to_string()))
-                    .ok_or_else(|| LmError::Tokenizer(format!("merge `{merge}` has no two parts")))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let types: Vec<u64> = match gguf.array("tokenizer.ggml.token_type") {
-            Some(types) => types.iter().map(|t| as_integer(t).unwrap_or(1)).collect(),
-            None => vec![1; tokens.len()],
         };
-        let pre = gguf.string("tokenizer.ggml.pre").unwrap_or("gpt-2");
+        let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
+        let mut kinds: Vec<u64> = match gguf.array("tokenizer.ggml.token_type") {
+            Some(types) => types.iter().map(|t| as_integer(t).unwrap_or(1)).collect(),
+            None => Vec::new(),
+        };
+        kinds.resize(tokens.len(), kind::NORMAL);
         let id_of = |key: &str| {
             gguf.integer(key)
                 .filter(|&id| id < tokens.len() as u64)
@@ -76,40 +110,78 @@ impl Tokenizer {
             .filter_map(|key| id_of(key))
             .collect();
         let mut controls = Vec::new();
-        let mut bytes = Vec::with_capacity(tokens.len());
+        let mut whole = Vec::new();
         let decode = byte_of_char();
-        for (id, token) in tokens.iter().enumerate() {
-            let kind = types.get(id).copied().unwrap_or(1);
-            if kind == 3 || kind == 4 {
-                if !token.is_empty() {
-                    controls.push((token.clone(), id as u32));
+        let mut bytes = Vec::with_capacity(tokens.len());
+        for ((id, token), &kind) in (0..).zip(&tokens).zip(&kinds) {
+            let spaced = || token.replace(SPACE, " ");
+            match kind {
+                kind::CONTROL | kind::ADDED if token.is_empty() => {}
+                kind::CONTROL => controls.push((token.clone(), id)),
+                // Some files call the tokens of turns added ones; no content may make these either.
+                kind::ADDED if pieces && !token.starts_with("<|") && !token.ends_with("_of_turn>") => {
+                    whole.push((spaced(), id));
                 }
-                let is_end = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"];
-                if kind == 3 && is_end.contains(&token.as_str()) {
-                    end.push(id as u32);
-                }
+                kind::ADDED => controls.push((token.clone(), id)),
+                _ => {}
+            }
+            if kind == kind::CONTROL && ENDS.contains(&token.as_str()) {
+                end.push(id);
             }
             bytes.push(match kind {
-                1 => token
+                kind::NORMAL if pieces => spaced().into_bytes(),
+                kind::NORMAL => token
                     .chars()
                     .map(|c| decode.get(&c).copied())
                     .collect::<Option<_>>()
                     .unwrap_or_default(),
-                4 => token.clone().into_bytes(),
+                kind::ADDED if pieces => spaced().into_bytes(),
+                kind::ADDED => token.clone().into_bytes(),
+                kind::BYTE => spelled_byte(token).into_iter().collect(),
                 _ => Vec::new(),
             });
         }
         end.sort_unstable();
         end.dedup();
-        controls.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
-        let bpe = build(&tokens, merges, pre)?;
+        let flag = |key: &str, otherwise: bool| match gguf.value(key) {
+            Some(Value::Bool(on)) => *on,
+            _ => otherwise,
+        };
+        let bos = id_of("tokenizer.ggml.bos_token_id");
+        let model = match pieces {
+            true => Model::Pieces {
+                pieces: Pieces {
+                    scores: scores(gguf, tokens.len())?,
+                    bytes: byte_tokens(&tokens, &kinds),
+                    unknown: id_of("tokenizer.ggml.unknown_token_id").or_else(|| {
+                        (0..)
+                            .zip(&kinds)
+                            .find(|(_, kind)| **kind == kind::UNKNOWN)
+                            .map(|(id, _)| id)
+                    }),
+                    space_first: flag("tokenizer.ggml.add_space_prefix", true),
+                    ids: (0..)
+                        .zip(&tokens)
+                        .zip(&kinds)
+                        .filter(|(_, kind)| **kind == kind::NORMAL)
+                        .map(|((id, token), _)| (token.clone(), id))
+                        .collect(),
+                },
+                whole: Spellings::new(whole)?,
+            },
+            false => {
+                let pre = gguf.string("tokenizer.ggml.pre").unwrap_or("gpt-2");
+                Model::Bytes(build(&tokens, merges(gguf)?, pre)?.into())
+            }
+        };
         Ok(Tokenizer {
-            bpe,
+            model,
             bytes,
-            controls,
+            controls: Spellings::new(controls)?,
+            strips: pieces && gguf.string("general.architecture") == Some("phi3"),
             end,
-            bos: id_of("tokenizer.ggml.bos_token_id"),
-            add_bos: matches!(gguf.value("tokenizer.ggml.add_bos_token"), Some(Value::Bool(true))),
+            bos,
+            add_bos: flag("tokenizer.ggml.add_bos_token", pieces),
         })
     }
 
@@ -127,54 +199,71 @@ impl Tokenizer {
     }
 
     pub fn control(&self, spelling: &str) -> Option<u32> {
-        self.controls
-            .iter()
-            .find(|(text, _)| text == spelling)
-            .map(|(_, id)| *id)
+        let all = &self.controls.all;
+        all.iter().find(|(text, _)| text == spelling).map(|(_, id)| *id)
     }
 
     pub fn spelling(&self, id: u32) -> Option<&str> {
-        self.controls
-            .iter()
+        let all = &self.controls.all;
+        all.iter()
             .find(|(_, known)| *known == id)
             .map(|(text, _)| text.as_str())
     }
 
     /// Tokens of plain text; control tokens never appear.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
-        if text.is_empty() {
-            return Ok(Vec::new());
+        let mut ids = Vec::new();
+        match &self.model {
+            _ if text.is_empty() => {}
+            Model::Bytes(bpe) => {
+                let encoding = bpe.encode_fast(text, false);
+                ids = encoding
+                    .map_err(|e| LmError::Tokenizer(e.to_string()))?
+                    .get_ids()
+                    .to_vec();
+            }
+            Model::Pieces { pieces, whole } => {
+                let mut rest = text;
+                while let Some((at, len, id)) = whole.first(rest) {
+                    if at > 0 {
+                        pieces.encode(&rest[..at], &mut ids)?;
+                    }
+                    ids.push(id);
+                    rest = &rest[at + len..];
+                }
+                if !rest.is_empty() {
+                    pieces.encode(rest, &mut ids)?;
+                }
+            }
         }
-        let encoding = self
-            .bpe
-            .encode_fast(text, false)
-            .map_err(|e| LmError::Tokenizer(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(ids)
     }
 
     /// Tokens of a rendered prompt. Text between two control tokens is encoded as one run, as if the
     /// template and the contents had been one string.
-    pub fn encode_template(&self, pieces: &[Piece]) -> Result<Vec<u32>, LmError> {
+    pub fn encode_template(&self, parts: &[Piece]) -> Result<Vec<u32>, LmError> {
         let mut ids = Vec::new();
         let mut run = String::new();
-        for piece in pieces {
-            let mut rest = match piece {
+        let mut strips = false;
+        for part in parts {
+            let mut rest = match part {
                 Piece::Content(text) => {
                     run.push_str(text);
                     continue;
                 }
                 Piece::Template(text) => text.as_str(),
             };
-            while let Some((at, len, id)) = self.first_control(rest) {
+            while let Some((at, len, id)) = self.controls.first(rest) {
                 run.push_str(&rest[..at]);
-                ids.extend(self.encode(&run)?);
+                ids.extend(self.encode_run(&run, strips)?);
                 run.clear();
                 ids.push(id);
+                strips = self.strips && !KEPT.contains(&&rest[at..at + len]);
                 rest = &rest[at + len..];
             }
             run.push_str(rest);
         }
-        ids.extend(self.encode(&run)?);
+        ids.extend(self.encode_run(&run, strips)?);
         if self.add_bos
             && let Some(bos) = self.bos
             && ids.first() != Some(&bos)
@@ -184,17 +273,11 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    fn first_control(&self, text: &str) -> Option<(usize, usize, u32)> {
-        // Earliest wins; of those at one place the longest, which comes first in the list.
-        let mut best: Option<(usize, usize, u32)> = None;
-        for (spelling, id) in &self.controls {
-            if let Some(at) = text.find(spelling.as_str())
-                && best.is_none_or(|(first, ..)| at < first)
-            {
-                best = Some((at, spelling.len(), *id));
-            }
+    fn encode_run(&self, run: &str, strips: bool) -> Result<Vec<u32>, LmError> {
+        match strips {
+            true => self.encode(run.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r'])),
+            false => self.encode(run),
         }
-        best
     }
 
     /// Text of tokens; bytes that are not UTF-8 become U+FFFD.
@@ -202,6 +285,64 @@ impl Tokenizer {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+impl Spellings {
+    fn new(all: Vec<(String, u32)>) -> Result<Spellings, LmError> {
+        let finder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(all.iter().map(|(spelling, _)| spelling))
+            .map_err(|e| LmError::Tokenizer(e.to_string()))?;
+        Ok(Spellings { all, finder })
+    }
+
+    /// Where the first one lies, how long it is (the longest of those at one place), and which it is.
+    fn first(&self, text: &str) -> Option<(usize, usize, u32)> {
+        let found = self.finder.find(text)?;
+        Some((found.start(), found.len(), self.all[found.pattern()].1))
+    }
+}
+
+/// The byte that a token like `<0x0A>` stands for.
+fn spelled_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+fn byte_tokens(tokens: &[String], kinds: &[u64]) -> Vec<Option<u32>> {
+    let mut bytes = vec![None; 256];
+    for ((id, token), &kind) in (0..).zip(tokens).zip(kinds) {
+        if kind == kind::BYTE
+            && let Some(byte) = spelled_byte(token)
+        {
+            bytes[usize::from(byte)] = Some(id);
+        }
+    }
+    bytes
+}
+
+fn scores(gguf: &Gguf, tokens: usize) -> Result<Vec<f32>, LmError> {
+    let scores = gguf.array("tokenizer.ggml.scores").unwrap_or_default();
+    if scores.len() != tokens {
+        let message = format!("{} scores for {tokens} tokens", scores.len());
+        return Err(LmError::Tokenizer(message));
+    }
+    let number = |score: &Value| match score {
+        Value::F32(score) => Ok(*score),
+        _ => Err(LmError::Tokenizer("a score is no number".into())),
+    };
+    scores.iter().map(number).collect()
+}
+
+fn merges(gguf: &Gguf) -> Result<Vec<(String, String)>, LmError> {
+    let merges = strings(gguf, "tokenizer.ggml.merges")?;
+    let parts = |merge: &String| {
+        let (left, right) = merge
+            .split_once(' ')
+            .ok_or_else(|| LmError::Tokenizer(format!("merge `{merge}` has no two parts")))?;
+        Ok((left.to_string(), right.to_string()))
+    };
+    merges.iter().map(parts).collect()
 }
 
 fn build(tokens: &[String], merges: Vec<(String, String)>, pre: &str) -> Result<Bpe, LmError> {
@@ -228,7 +369,8 @@ fn build(tokens: &[String], merges: Vec<(String, String)>, pre: &str) -> Result<
             vec![Digits::new(true).into(), bytes(true)]
         }
         "qwen2" | "deepseek-r1-qwen" => vec![split(QWEN2)?, bytes(false)],
-        "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA3)?, bytes(false)],
+        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" | "dbrx" => vec![split(LLAMA3)?, bytes(false)],
+        "gpt-4o" => vec![split(GPT4O)?, bytes(false)],
         "gpt-2" | "gpt2" | "default" => vec![bytes(true)],
         other => return Err(LmError::Unsupported(format!("pre-tokenizer `{other}`"))),
     };

@@ -4,9 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::{Content, Value, write};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::quantized::GgmlDType;
 use gym::seed::SplitMix64;
 use gym::{Cancel, EngineError, Generation, Grammar, LanguageModel, Message, Prompt, Role, Sampling, Seed, TokenEvent};
 use lm::estimate::{Estimate, Work};
@@ -15,125 +13,13 @@ use lm::kernels::measure::Peaks;
 use lm::kernels::{Level, Machine};
 use lm::{LmError, LocalModel, Options};
 
-const HIDDEN: usize = 64;
-const INNER: usize = 96;
+#[path = "support/tiny.rs"]
+mod tiny;
 
-/// The 256 byte characters of GPT-2, two merged tokens and two control tokens.
-fn tokens() -> Vec<String> {
-    let mut next = 0x100u32;
-    let mut tokens: Vec<String> = (0..=255u8)
-        .map(|byte| {
-            let plain = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-            let code = if plain {
-                u32::from(byte)
-            } else {
-                next += 1;
-                next - 1
-            };
-            char::from_u32(code).unwrap().to_string()
-        })
-        .collect();
-    tokens.extend(["he", "hel", "<|im_start|>", "<|im_end|>"].map(String::from));
-    tokens
-}
+use tiny::{ARCHITECTURES, HIDDEN, write_as};
 
 fn write_model(dir: &Path) -> PathBuf {
     write_as(dir, "llama", GgmlDType::Q8_0)
-}
-
-/// Four heads, two of them for keys, of 16 numbers (qwen3: 32). Matrices are rounded to 8 bits and stored as `dtype`.
-fn write_as(dir: &Path, architecture: &str, dtype: GgmlDType) -> PathBuf {
-    let dim = if architecture == "qwen3" { 32 } else { 16 };
-    let (width, kv) = (4 * dim, 2 * dim);
-    let mut rng = Seed(11).rng();
-    let mut random = |rows: usize, columns: usize| {
-        let data: Vec<f32> = (0..rows * columns)
-            .map(|_| (rng.next_f64() as f32 - 0.5) * 0.5)
-            .collect();
-        let t = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
-        let rounded = QTensor::quantize(&t, GgmlDType::Q8_0).unwrap();
-        QTensor::quantize(&rounded.dequantize(&Device::Cpu).unwrap(), dtype).unwrap()
-    };
-    let mut near_one = Seed(12).rng();
-    let mut vector = |len: usize, most: f32| {
-        let data: Vec<f32> = (0..len).map(|_| most - near_one.next_f64() as f32).collect();
-        QTensor::quantize(&Tensor::new(data, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
-    };
-    let vocabulary = tokens();
-    let mut tensors = vec![
-        ("token_embd.weight".to_string(), random(vocabulary.len(), HIDDEN)),
-        ("output_norm.weight".into(), vector(HIDDEN, 1.5)),
-    ];
-    for idx in 0..2 {
-        for (part, out, inside) in [
-            ("attn_q", width, HIDDEN),
-            ("attn_k", kv, HIDDEN),
-            ("attn_v", kv, HIDDEN),
-            ("attn_output", HIDDEN, width),
-            ("ffn_gate", INNER, HIDDEN),
-            ("ffn_up", INNER, HIDDEN),
-            ("ffn_down", HIDDEN, INNER),
-        ] {
-            tensors.push((format!("blk.{idx}.{part}.weight"), random(out, inside)));
-        }
-        let mut vectors = vec![("attn_norm.weight", HIDDEN, 1.5), ("ffn_norm.weight", HIDDEN, 1.5)];
-        match architecture {
-            "qwen2" => vectors.extend([
-                ("attn_q.bias", width, 0.5),
-                ("attn_k.bias", kv, 0.5),
-                ("attn_v.bias", kv, 0.5),
-            ]),
-            "qwen3" => vectors.extend([("attn_q_norm.weight", dim, 1.5), ("attn_k_norm.weight", dim, 1.5)]),
-            _ => {}
-        }
-        for (name, len, most) in vectors {
-            tensors.push((format!("blk.{idx}.{name}"), vector(len, most)));
-        }
-    }
-    let text = |s: &str| Value::String(s.to_string());
-    let sizes = [
-        ("block_count", 2),
-        ("context_length", 256),
-        ("embedding_length", HIDDEN),
-        ("feed_forward_length", INNER),
-        ("attention.head_count", 4),
-        ("attention.head_count_kv", 2),
-        ("attention.key_length", dim),
-        ("rope.dimension_count", dim),
-    ];
-    let mut metadata: Vec<(String, Value)> = sizes
-        .iter()
-        .map(|(key, size)| (format!("{architecture}.{key}"), Value::U32(*size as u32)))
-        .collect();
-    let floats = [("attention.layer_norm_rms_epsilon", 1e-5), ("rope.freq_base", 10_000.0)];
-    metadata.extend(floats.map(|(key, x)| (format!("{architecture}.{key}"), Value::F32(x))));
-    let rest = [
-        ("general.architecture", text(architecture)),
-        ("general.dtype", Value::U32(0)),
-        ("tokenizer.ggml.model", text("gpt2")),
-        ("tokenizer.ggml.pre", text("smollm")),
-        (
-            "tokenizer.ggml.tokens",
-            Value::Array(vocabulary.iter().map(|t| text(t)).collect()),
-        ),
-        (
-            "tokenizer.ggml.token_type",
-            Value::Array(
-                (0..vocabulary.len())
-                    .map(|i| Value::I32(if i < 258 { 1 } else { 3 }))
-                    .collect(),
-            ),
-        ),
-        ("tokenizer.ggml.merges", Value::Array(vec![text("h e"), text("he l")])),
-        ("tokenizer.ggml.eos_token_id", Value::U32(259)),
-    ];
-    metadata.extend(rest.map(|(key, value)| (key.to_owned(), value)));
-    let path = dir.join("tiny.gguf");
-    let mut file = std::fs::File::create(&path).unwrap();
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    write(&mut file, &metadata, &tensors).unwrap();
-    path
 }
 
 fn model() -> (tempfile::TempDir, LocalModel) {
@@ -167,35 +53,6 @@ fn request(text: &str, n: u64) -> Generation {
 }
 
 #[test]
-fn logits_agree_with_candle_transformers() {
-    use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
-    let dir = tempfile::tempdir().unwrap();
-    let tokens: Vec<u32> = (0..40).map(|i| i * 5 % 250).collect();
-    let input = Tensor::new(&tokens[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    for architecture in ["llama", "qwen2", "qwen3"] {
-        // Candle multiplies f32 matrices without rounding the activations to 8 bits.
-        let path = write_as(dir.path(), architecture, GgmlDType::F32);
-        let mut file = std::fs::File::open(&path).unwrap();
-        let content = Content::read(&mut file).unwrap();
-        let theirs = match architecture {
-            "llama" => quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-                .and_then(|mut stock| stock.forward(&input, 0)),
-            "qwen2" => quantized_qwen2::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-                .and_then(|mut stock| stock.forward(&input, 0)),
-            _ => quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)
-                .and_then(|mut stock| stock.forward(&input, 0)),
-        };
-        let theirs: Vec<f32> = theirs.unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
-        let model = LocalModel::open(&path).unwrap();
-        assert_eq!(model.info().architecture, architecture);
-        let ours = model.decoder().logits_of(&tokens).unwrap();
-        // Keys and values are rounded to bfloat16.
-        close(&ours[39 * 260..], &theirs, 0.06);
-    }
-}
-
-#[test]
 fn estimates_from_a_header_know_the_work_of_the_loaded_model() {
     let dir = tempfile::tempdir().unwrap();
     let peaks = |scale: f64| Peaks {
@@ -203,8 +60,12 @@ fn estimates_from_a_header_know_the_work_of_the_loaded_model() {
         int16_gops: 400.0 * scale,
         read_gb_per_second: 20.0 * scale,
     };
-    for dtype in [GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::F32] {
-        let path = write_as(dir.path(), "qwen3", dtype);
+    for (architecture, dtype) in [
+        ("qwen3", GgmlDType::Q4_1),
+        ("phi3", GgmlDType::Q8_0),
+        ("gemma3", GgmlDType::F32),
+    ] {
+        let path = write_as(dir.path(), architecture, dtype);
         let model = LocalModel::open(&path).unwrap();
         let [one, two] = [1.0, 2.0].map(|scale| Estimate::of(&path, &peaks(scale)).unwrap());
         let work = Work::of(model.decoder());
@@ -267,8 +128,14 @@ fn logprobs(path: &Path, machine: &Machine, prompt: &[u32], continuations: &[Vec
 
 #[test]
 fn a_token_has_the_same_bits_in_any_company_on_any_path() {
+    for architecture in ARCHITECTURES {
+        has_the_same_bits_in_any_company(architecture);
+    }
+}
+
+fn has_the_same_bits_in_any_company(architecture: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let path = write_model(dir.path());
+    let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
     let text: Vec<u32> = (0..200).map(|i| i * 7 % 256).collect();
     let mut by_level = Vec::new();
     for level in Level::available() {
@@ -330,7 +197,11 @@ fn a_token_has_the_same_bits_in_any_company_on_any_path() {
     for (name, logits) in &by_level {
         close(logits, &by_level[0].1, 0.05 * size);
         if !["portable", "avx512-bf16"].contains(name) {
-            assert_eq!(logits, &by_level[1].1, "{name} differs from {}", by_level[1].0);
+            assert_eq!(
+                logits, &by_level[1].1,
+                "{architecture}: {name} differs from {}",
+                by_level[1].0
+            );
         }
     }
 }
@@ -352,12 +223,19 @@ fn hidden_states_say_what_the_logits_come_from() {
 
 #[test]
 fn callers_at_the_same_time_get_what_each_would_alone() {
-    let (_dir, model) = model();
+    for architecture in ARCHITECTURES {
+        callers_get_what_each_would_alone(architecture);
+    }
+}
+
+fn callers_get_what_each_would_alone(architecture: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
+    let [model, fresh] = [(); 2].map(|()| LocalModel::open(&path).unwrap());
     let ask = |i: u64| request(&"hello there you ".repeat(1 + i as usize % 5), 1 + i % 4);
     let alone: Vec<_> = (0..12)
         .map(|i| model.generate(&ask(i), &Cancel::default(), &mut |_| {}).unwrap().0)
         .collect();
-    let (_dir, fresh) = self::model();
     std::thread::scope(|scope| {
         let together: Vec<_> = (0..12)
             .map(|i| {
@@ -373,7 +251,14 @@ fn callers_at_the_same_time_get_what_each_would_alone() {
 
 #[test]
 fn streams_concatenate_and_a_kept_prompt_changes_nothing() {
-    let (_dir, model) = model();
+    for architecture in ARCHITECTURES {
+        a_kept_prompt_changes_nothing(architecture);
+    }
+}
+
+fn a_kept_prompt_changes_nothing(architecture: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = LocalModel::open(&write_as(dir.path(), architecture, GgmlDType::Q8_0)).unwrap();
     let mut texts = vec![String::new(); 5];
     let first = request(&format!("{}there", "hello ".repeat(30)), 5);
     let (samples, usage) = model

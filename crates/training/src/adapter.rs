@@ -6,7 +6,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use gym::Seed;
-use lm::decoder::{Architecture, Config};
+use lm::config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -306,7 +306,7 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 /// Rows of `up` between Hugging Face's order, where a head's halves rotate together, and that of llama
 /// files, where llama.cpp's converter has made number `i` of both halves neighbours.
 fn reorder(up: &[f32], part: Part, base: &Config, to_file: bool) -> Vec<f32> {
-    if base.architecture != Architecture::Llama || !matches!(part, Part::Query | Part::Key) {
+    if !base.architecture.turns_neighbours() || !matches!(part, Part::Query | Part::Key) {
         return up.to_vec();
     }
     let dim = base.heads.dim;

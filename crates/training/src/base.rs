@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::quantized::QTensor;
-use lm::decoder::{Architecture, Config};
+use lm::config::{Architecture, Config};
 use lm::gguf::{Gguf, rows};
 use lm::tokenizer::Tokenizer;
 use rayon::prelude::*;
@@ -100,10 +100,11 @@ impl Base {
     pub fn open(path: &Path) -> Result<Base> {
         let mut gguf = Gguf::open(path)?;
         let vocabulary = Tokenizer::from_gguf(&gguf)?.vocabulary();
-        let config = Config::from_gguf(&gguf, vocabulary)?;
+        let config = Config::from_gguf(&mut gguf, vocabulary)?;
         let Config { hidden, .. } = config;
-        if config.architecture == Architecture::Qwen3 {
-            return Err(lm::LmError::Unsupported("training on `qwen3`".into()).into());
+        if !matches!(config.architecture, Architecture::Llama | Architecture::Qwen2) {
+            let what = format!("training on `{}`", config.architecture.name());
+            return Err(lm::LmError::Unsupported(what).into());
         }
         let mut layers = Vec::with_capacity(config.layers);
         for idx in 0..config.layers {
@@ -154,9 +155,9 @@ impl Base {
     }
 
     pub(crate) fn pairing(&self) -> Pairing {
-        match self.config.architecture {
-            Architecture::Llama => Pairing::Neighbours,
-            Architecture::Qwen2 | Architecture::Qwen3 => Pairing::Halves,
+        match self.config.architecture.turns_neighbours() {
+            true => Pairing::Neighbours,
+            false => Pairing::Halves,
         }
     }
 

@@ -168,11 +168,9 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    pub fn new(positions: &[u32], dim: usize, base: f32, pairing: Pairing) -> Rotation {
-        let frequencies: Vec<f32> = (0..dim)
-            .step_by(2)
-            .map(|i| 1.0 / base.powf(i as f32 / dim as f32))
-            .collect();
+    /// Heads twice as wide as there are frequencies.
+    pub fn new(positions: &[u32], frequencies: &[f32], pairing: Pairing) -> Rotation {
+        let dim = 2 * frequencies.len();
         let turns = positions
             .iter()
             .flat_map(|&position| frequencies.iter().map(move |f| (position as f32 * f).sin_cos()))

@@ -109,7 +109,7 @@ pub fn backward(
 impl<'a> Pass<'a> {
     fn new(base: &'a Base, adapter: Option<&'a Adapter>, forest: &'a Forest, dropout: Option<Dropout>) -> Pass<'a> {
         let config = &base.config;
-        let rotation = Rotation::new(&forest.positions, config.heads.dim, config.rope_base, base.pairing());
+        let rotation = Rotation::new(&forest.positions, &config.rotaries[0].frequencies, base.pairing());
         Pass {
             adapter,
             forest,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::level::Kernel;
 use super::packed::COLUMNS;
 use super::pool::Parts;
+use super::product::Into;
 use super::simd::{Simd, total};
 use super::{Level, Machine};
 
@@ -113,6 +114,22 @@ pub fn normalise(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mu
         weight,
         epsilon,
         out,
+        into: Into::Replace,
+    });
+}
+
+/// Adds the normalised rows of `y` to `x`; both (rows, weight.len()).
+pub fn add_normalised(machine: &Machine, y: &[f32], weight: &[f32], epsilon: f32, x: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "a number to add to each");
+    machine.pool.parts(x, TILE * weight.len(), |part, x| {
+        let y = &y[part * TILE * weight.len()..][..x.len()];
+        machine.level.run(Norm {
+            x: y,
+            weight,
+            epsilon,
+            out: x,
+            into: Into::Add,
+        });
     });
 }
 
@@ -121,6 +138,7 @@ struct Norm<'a> {
     weight: &'a [f32],
     epsilon: f32,
     out: &'a mut [f32],
+    into: Into,
 }
 
 impl Kernel for Norm<'_> {
@@ -133,7 +151,11 @@ impl Kernel for Norm<'_> {
             // SAFETY: the caller vouches for `S`.
             let scale = unsafe { norm_scale::<S>(row, self.epsilon) };
             for ((out, x), w) in out.iter_mut().zip(row).zip(self.weight) {
-                *out = x * scale * w;
+                let before = match self.into {
+                    Into::Replace => 0.0,
+                    Into::Add => *out,
+                };
+                *out = before + x * scale * w;
             }
         }
     }

@@ -8,7 +8,7 @@
 //! greatest score, what was summed before is scaled down.
 //!
 //! A row's numbers depend on its own sequence and the borders of the blocks only: masked scores
-//! weigh exactly nothing.
+//! weigh exactly nothing. Blocks older than a layer's window are passed over.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -84,8 +84,38 @@ pub struct Span<'a> {
 /// How queries and keys turn with their position: numbers `i` and `i + rotated / 2` of a head together.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    /// Angles per position, `rotated / 2` of them.
+    /// Angles per position, `rotated / 2` of them; none for layers that know no positions.
     pub frequencies: Vec<f32>,
+    /// What the turned numbers are multiplied by.
+    pub scale: f32,
+}
+
+impl Rotary {
+    pub fn new(rotated: usize, base: f32) -> Rotary {
+        let frequency = |i: usize| 1.0 / base.powf(i as f32 / rotated as f32);
+        Rotary {
+            frequencies: (0..rotated).step_by(2).map(frequency).collect(),
+            scale: 1.0,
+        }
+    }
+}
+
+/// What a layer sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Tokens that a query sees at most, its own included; at least 1.
+    pub window: usize,
+    /// The rotary of those that were planned with.
+    pub rotary: usize,
+}
+
+impl Default for View {
+    fn default() -> View {
+        View {
+            window: usize::MAX,
+            rotary: 0,
+        }
+    }
 }
 
 /// Where the rows of one batch belong. Kept for its buffers.
@@ -93,7 +123,14 @@ pub struct Rotary {
 pub struct Plan {
     rows: Vec<Row>,
     pieces: Vec<Piece>,
-    /// (rows, frequencies), each.
+    /// One for each rotary.
+    turns: Vec<Turns>,
+}
+
+/// Cosines and sines of every row's angles: (rows, frequencies), each.
+#[derive(Default)]
+struct Turns {
+    frequencies: usize,
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
@@ -119,6 +156,9 @@ struct Piece {
 pub struct Shapes<'a> {
     pub heads: Heads,
     pub layer: usize,
+    pub view: View,
+    /// What queries are multiplied by.
+    pub query_scale: f32,
     /// Queries, keys and values of each row: (rows, heads.stride()).
     pub qkv: &'a [f32],
     /// What each head of the queries and of the keys is normalised with before it turns; empty for nothing.
@@ -130,16 +170,15 @@ impl Shapes<'_> {
     fn check(&self) {
         let fits = |norm: &[f32]| norm.is_empty() || norm.len() == self.heads.dim;
         assert!(self.norms.into_iter().all(fits), "a norm as wide as a head");
+        assert!(self.view.window > 0, "a query sees its own token");
     }
 }
 
 impl Plan {
     /// Plans a batch: rows are the spans' tokens, one span after the other.
-    pub fn set(&mut self, spans: &[Span], rotary: &Rotary) {
+    pub fn set(&mut self, spans: &[Span], rotaries: &[Rotary]) {
         self.rows.clear();
         self.pieces.clear();
-        self.cosines.clear();
-        self.sines.clear();
         for (span, Span { blocks, base, tokens }) in spans.iter().enumerate() {
             assert!(base + tokens <= blocks.len() * BLOCK, "a block for each token");
             let mut position = *base;
@@ -158,22 +197,29 @@ impl Plan {
                 position += n;
             }
         }
-        for row in &self.rows {
-            for frequency in &rotary.frequencies {
-                let (sin, cos) = (row.position as f32 * frequency).sin_cos();
-                self.cosines.push(cos);
-                self.sines.push(sin);
+        self.turns.resize_with(rotaries.len(), Turns::default);
+        for (turns, rotary) in self.turns.iter_mut().zip(rotaries) {
+            turns.frequencies = rotary.frequencies.len();
+            turns.cosines.clear();
+            turns.sines.clear();
+            for row in &self.rows {
+                for frequency in &rotary.frequencies {
+                    let (sin, cos) = (row.position as f32 * frequency).sin_cos();
+                    turns.cosines.push(cos * rotary.scale);
+                    turns.sines.push(sin * rotary.scale);
+                }
             }
         }
     }
 
-    /// Turns one head of row `row`, normalised by `norm` if that is not empty.
+    /// Turns one head of row `row` of the queries (`of` 0) or keys (1), normalised if there is a norm for it.
     ///
     /// # Safety
     ///
     /// The processor must have the instructions of `S`.
     #[inline(always)]
-    unsafe fn turn<S: Simd>(&self, row: usize, head: &mut [f32], norm: &[f32], epsilon: f32) {
+    unsafe fn turn<S: Simd>(&self, row: usize, head: &mut [f32], shapes: &Shapes, of: usize) {
+        let (norm, epsilon) = (shapes.norms[of], shapes.norm_epsilon);
         if !norm.is_empty() {
             // SAFETY: the caller vouches for `S`.
             let scale = unsafe { norm_scale::<S>(head, epsilon) };
@@ -181,8 +227,9 @@ impl Plan {
                 *x *= scale * w;
             }
         }
-        let half = self.cosines.len() / self.rows.len().max(1);
-        let (cosines, sines) = (&self.cosines[row * half..][..half], &self.sines[row * half..][..half]);
+        let turns = &self.turns[shapes.view.rotary];
+        let half = turns.frequencies;
+        let (cosines, sines) = (&turns.cosines[row * half..][..half], &turns.sines[row * half..][..half]);
         let (first, second) = head[..2 * half].split_at_mut(half);
         for i in 0..half {
             let (a, b) = (first[i], second[i]);
@@ -277,7 +324,7 @@ impl Kernel for Write<'_> {
                 unsafe {
                     let keys = piece.target.at(head * shapes.heads.part());
                     numbers[..dim].copy_from_slice(key);
-                    plan.turn::<S>(piece.row + t, &mut numbers[..dim], shapes.norms[1], shapes.norm_epsilon);
+                    plan.turn::<S>(piece.row + t, &mut numbers[..dim], &shapes, 1);
                     for (i, &x) in numbers[..wide].iter().enumerate() {
                         *keys.add((i / 2 * BLOCK + slot) * 2 + i % 2) = upper_half(x);
                     }
@@ -352,15 +399,14 @@ impl Kernel for Attend<'_> {
         sums.fill(0.0);
         weights.fill(0.0);
         greatest.fill(f32::NEG_INFINITY);
-        let scale = 1.0 / (dim as f32).sqrt();
         for (row, queries) in range.clone().zip(queries.chunks_exact_mut(group * wide)) {
             for (g, query) in queries.chunks_exact_mut(wide).enumerate() {
                 query[dim..].fill(0.0);
                 let head = &mut query[..dim];
                 head.copy_from_slice(&shapes.qkv[row * heads.stride() + (kv_head * group + g) * dim..][..dim]);
                 // SAFETY: the caller vouches for `S`.
-                unsafe { plan.turn::<S>(row, head, shapes.norms[0], shapes.norm_epsilon) };
-                head.iter_mut().for_each(|x| *x *= scale);
+                unsafe { plan.turn::<S>(row, head, &shapes, 0) };
+                head.iter_mut().for_each(|x| *x *= shapes.query_scale);
                 let packed = query.as_mut_ptr();
                 for at in (0..wide).step_by(32) {
                     // SAFETY: the query is `wide` long, a multiple of 32, and a pair takes the room of one number,
@@ -370,9 +416,15 @@ impl Kernel for Attend<'_> {
             }
         }
 
+        // The first token that a row sees.
+        let oldest = |row: &Row| (row.position + 1).saturating_sub(shapes.view.window);
+        let first_block = rows.iter().map(|row| oldest(row) / BLOCK).min().unwrap_or(0);
         let blocks = rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(0);
-        for at in 0..blocks {
-            let block_of = |row: &Row| (row.position / BLOCK >= at).then(|| &spans[row.span].blocks[at]);
+        for at in first_block..blocks {
+            let block_of = |row: &Row| {
+                let seen = oldest(row) / BLOCK..=row.position / BLOCK;
+                seen.contains(&at).then(|| &spans[row.span].blocks[at])
+            };
             let mut first = 0;
             while first < rows.len() {
                 let Some(block) = block_of(&rows[first]) else {
@@ -409,7 +461,9 @@ impl Kernel for Attend<'_> {
                 for (i, row) in (row..row + n_rows).enumerate() {
                     let scores = &mut scores[row * BLOCK..][..BLOCK];
                     let weights = &mut weights[row * 16..][..16];
-                    scores[seen(&together[i / group])..columns].fill(f32::NEG_INFINITY);
+                    let of = &together[i / group];
+                    scores[seen(of)..columns].fill(f32::NEG_INFINITY);
+                    scores[..oldest(of).saturating_sub(at * BLOCK)].fill(f32::NEG_INFINITY);
                     scores[columns..columns.next_multiple_of(32)].fill(0.0);
                     // SAFETY: `columns` is a multiple of sixteen, `weights` has sixteen numbers; what `pack` reads is
                     // a multiple of 32, and it writes before what is still to be read; the caller vouches for `S`.

@@ -34,12 +34,12 @@ mod vocabulary;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use activations::{Activations, normalise};
+pub use activations::{Activations, add_normalised, normalise};
 pub use level::Level;
 pub use low_rank::{LowRank, down_project};
 pub use memory::Arena;
 pub use packed::Packed;
-pub use product::{Into, Part, gated, product};
+pub use product::{Curve, Into, Part, gated, product};
 pub use vocabulary::{exponential_sum, greatest, weights};
 
 /// What computes: an instruction set and a pool of threads.

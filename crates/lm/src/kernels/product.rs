@@ -106,8 +106,28 @@ pub fn product(machine: &Machine, x: &Activations, parts: &[Part], out: &mut [f3
     });
 }
 
-/// `silu(gate x) * (up x)` of every token. `out`: (tokens, rows).
-pub fn gated(machine: &Machine, x: &Activations, gate: &Part, up: &Part, out: &mut [f32]) {
+/// What a gate does to a number: `x * sigmoid(x * (linear + cubic * x * x))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Curve {
+    linear: f32,
+    cubic: f32,
+}
+
+impl Curve {
+    pub const SILU: Curve = Curve {
+        linear: 1.0,
+        cubic: 0.0,
+    };
+    /// GELU in its form with the hyperbolic tangent of `sqrt(2 / pi) * (x + 0.044715 x^3)`: `(1 + tanh(y)) / 2` is
+    /// the sigmoid of `2 y`.
+    pub const GELU: Curve = Curve {
+        linear: 1.595_769_1,
+        cubic: 0.071_354_814,
+    };
+}
+
+/// `curve(gate x) * (up x)` of every token. `out`: (tokens, rows).
+pub fn gated(machine: &Machine, x: &Activations, curve: Curve, gate: &Part, up: &Part, out: &mut [f32]) {
     gate.check(x);
     up.check(x);
     let rows = up.matrix.rows;
@@ -119,7 +139,7 @@ pub fn gated(machine: &Machine, x: &Activations, gate: &Part, up: &Part, out: &m
     in_groups(machine, up.tiles(), &|tiles| {
         machine.level.run(Rows {
             part: up,
-            gate: Some(gate),
+            gate: Some((curve, gate)),
             tiles,
             x,
             out: &target,
@@ -140,7 +160,7 @@ fn in_groups(machine: &Machine, tiles: usize, run: &(dyn Fn(Range<usize>) + Sync
 /// Tiles of a matrix, or of a gate and its partner, times all tokens.
 struct Rows<'a> {
     part: &'a Part<'a>,
-    gate: Option<&'a Part<'a>>,
+    gate: Option<(Curve, &'a Part<'a>)>,
     tiles: Range<usize>,
     x: &'a Activations,
     out: &'a Parts<f32>,
@@ -162,11 +182,11 @@ impl Kernel for Rows<'_> {
                 // SAFETY: the caller vouches for `S`; `check` compared the shapes.
                 unsafe {
                     sums::<S>(part, tile, x, first, y);
-                    if let Some(gate) = gate {
+                    if let Some((curve, gate)) = gate {
                         sums::<S>(gate, tile, x, first, open);
                         for (y, open) in y.iter_mut().zip(&*open) {
                             let g = S::load(open.as_ptr());
-                            S::store(y.as_mut_ptr(), S::mul(S::load(y.as_ptr()), silu::<S>(g)));
+                            S::store(y.as_mut_ptr(), S::mul(S::load(y.as_ptr()), bend::<S>(g, curve)));
                         }
                     }
                 }
@@ -197,15 +217,15 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// `x / (1 + exp(-x))`.
+/// Each number as the curve has it.
 #[inline(always)]
-unsafe fn silu<S: Simd>(x: S::F) -> S::F {
-    // exp takes non-positive numbers: with e = exp(-|x|), the sigmoid is 1 / (1 + e) or e / (1 + e).
+unsafe fn bend<S: Simd>(x: S::F, curve: Curve) -> S::F {
     let (mut lanes, mut powers) = ([0f32; LANES], [0f32; LANES]);
     // SAFETY: the arrays hold sixteen numbers; the caller vouches for `S`.
     unsafe {
-        let minus = S::mul(x, S::splat(-1.0));
-        let size = S::max(x, minus);
+        let y = S::mul(x, S::fma(S::mul(x, x), S::splat(curve.cubic), S::splat(curve.linear)));
+        // exp takes non-positive numbers: with e = exp(-|y|), the sigmoid is 1 / (1 + e) or e / (1 + e).
+        let size = S::max(y, S::mul(y, S::splat(-1.0)));
         S::store(powers.as_mut_ptr(), exp::<S>(S::mul(size, S::splat(-1.0))));
         S::store(lanes.as_mut_ptr(), x);
         for (x, e) in lanes.iter_mut().zip(powers) {

@@ -8,7 +8,7 @@ use gym::Seed;
 use gym::seed::SplitMix64;
 use half::bf16;
 
-use super::attention::{BLOCK, Block, Heads, Plan, Rotary, Shapes, Span};
+use super::attention::{BLOCK, Block, Heads, Plan, Rotary, Shapes, Span, View};
 use super::*;
 
 fn numbers(rng: &mut SplitMix64, n: usize) -> Vec<f32> {
@@ -93,7 +93,12 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
                 }
             }
             let silu = |g: f64| g / (1.0 + (-g).exp());
-            let opened: Vec<f64> = bare.iter().zip(plain(&gate)).map(|(y, g)| y * silu(g)).collect();
+            let gelu =
+                |g: f64| 0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh());
+            let opened = |curve: &dyn Fn(f64) -> f64| -> Vec<f64> {
+                bare.iter().zip(plain(&gate)).map(|(y, g)| y * curve(g)).collect()
+            };
+            let opened = [(Curve::SILU, opened(&silu)), (Curve::GELU, opened(&gelu))];
 
             let mut all = Vec::new();
             for machine in &machines {
@@ -125,14 +130,11 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
                     assert_eq!((both[rows], both[2 * rows + 1], both[2 * rows + 2]), (7.0, 7.0, 7.0));
                 }
                 let mut inner = vec![0.0; tokens * rows];
-                gated(
-                    machine,
-                    &activations,
-                    &Part::new(&gate),
-                    &Part::new(&matrix),
-                    &mut inner,
-                );
-                close(&inner, &opened, &what);
+                for (curve, opened) in &opened {
+                    let (gate, up) = (Part::new(&gate), Part::new(&matrix));
+                    gated(machine, &activations, *curve, &gate, &up, &mut inner);
+                    close(&inner, opened, &what);
+                }
                 // Each token alone gives the same bits.
                 for token in 0..tokens {
                     activations.set(machine, &x[token * columns..(token + 1) * columns], columns);
@@ -167,10 +169,25 @@ fn attention_agrees_with_plain_arithmetic() {
         kv_heads: 2,
         dim: 24,
     };
-    let rotary = Rotary {
-        frequencies: (0..12).map(|i| 1.0 / 100f32.powf(i as f32 / 12.0)).collect(),
-    };
+    // All numbers turn; ten of them do, and grow; none does.
+    let mut some = Rotary::new(10, 30.0);
+    some.scale = 1.5;
+    let rotaries = [Rotary::new(24, 100.0), some, Rotary::new(0, 1.0)];
+    let whole = View::default();
+    for view in [
+        whole,
+        View { rotary: 2, ..whole },
+        View { rotary: 1, window: 1 },
+        View { rotary: 0, window: 64 },
+        View { rotary: 1, window: 70 },
+    ] {
+        attends_like_plain_arithmetic(heads, &rotaries, view);
+    }
+}
+
+fn attends_like_plain_arithmetic(heads: Heads, rotaries: &[Rotary], view: View) {
     let (stride, layers) = (heads.stride(), 2);
+    let Rotary { frequencies, scale } = &rotaries[view.rotary];
     let mut rng = Seed(22).rng();
     // Two texts that share their first 130 tokens.
     let common = numbers(&mut rng, 130 * stride);
@@ -184,11 +201,13 @@ fn attention_agrees_with_plain_arithmetic() {
         for (x, w) in out.iter_mut().zip(norm) {
             *x *= f64::from(*w) / (squares / 24.0 + 0.01).sqrt();
         }
-        for i in 0..12 {
-            let (sin, cos) = (position as f32 * rotary.frequencies[i]).sin_cos();
-            let (a, b) = (out[i], out[i + 12]);
-            out[i] = a * f64::from(cos) - b * f64::from(sin);
-            out[i + 12] = a * f64::from(sin) + b * f64::from(cos);
+        let half = frequencies.len();
+        for i in 0..half {
+            let (sin, cos) = (position as f32 * frequencies[i]).sin_cos();
+            let (sin, cos) = (f64::from(sin * scale), f64::from(cos * scale));
+            let (a, b) = (out[i], out[i + half]);
+            out[i] = a * cos - b * sin;
+            out[i + half] = a * sin + b * cos;
         }
         out
     };
@@ -198,20 +217,23 @@ fn attention_agrees_with_plain_arithmetic() {
         let mut out = Vec::new();
         for head in 0..6 {
             let (query, kv) = (turned(position, at(position, head), &query_norm), head / 3);
-            let scores: Vec<f64> = (0..=position)
+            let seen = (position + 1).saturating_sub(view.window)..=position;
+            let scores: Vec<f64> = seen
+                .clone()
                 .map(|p| {
                     turned(p, at(p, 6 + kv), &key_norm)
                         .iter()
                         .zip(&query)
                         .map(|(k, q)| half(*k) * q)
                         .sum::<f64>()
-                        / 24f64.sqrt()
+                        * 0.3
                 })
                 .collect();
             let total: f64 = scores.iter().map(|s| s.exp()).sum();
             out.extend((0..24).map(|i| {
-                (0..=position)
-                    .map(|p| scores[p].exp() / total * half(f64::from(at(p, 8 + kv)[i])))
+                seen.clone()
+                    .zip(&scores)
+                    .map(|(p, score)| score.exp() / total * half(f64::from(at(p, 8 + kv)[i])))
                     .sum::<f64>()
             }));
         }
@@ -234,10 +256,12 @@ fn attention_agrees_with_plain_arithmetic() {
                     tokens: n,
                 })
                 .collect();
-            plan.set(&spans, &rotary);
+            plan.set(&spans, rotaries);
             let shapes = Shapes {
                 heads,
                 layer: 1,
+                view,
+                query_scale: 0.3,
                 qkv: &qkv,
                 norms: [&query_norm, &key_norm],
                 norm_epsilon: 0.01,
@@ -284,6 +308,27 @@ fn attention_agrees_with_plain_arithmetic() {
             check(1, base, &out[n * 144..]);
             let single = read(&mut alone[1..], n);
             assert_eq!(single, out[n * 144..], "a row does not depend on its company");
+        }
+    }
+}
+
+#[test]
+fn normalised_rows_are_added() {
+    let mut rng = Seed(24).rng();
+    for (rows, columns) in [(1, 5), (13, 40), (40, 64)] {
+        let (y, before) = (numbers(&mut rng, rows * columns), numbers(&mut rng, rows * columns));
+        let weight = numbers(&mut rng, columns);
+        let mut want: Vec<f64> = before.iter().map(|x| f64::from(*x)).collect();
+        for (want, y) in want.chunks_mut(columns).zip(y.chunks(columns)) {
+            let squares: f64 = y.iter().map(|y| f64::from(*y).powi(2)).sum();
+            for ((want, y), w) in want.iter_mut().zip(y).zip(&weight) {
+                *want += f64::from(*y) * f64::from(*w) / (squares / columns as f64 + 0.01).sqrt();
+            }
+        }
+        for machine in machines() {
+            let mut x = before.clone();
+            add_normalised(&machine, &y, &weight, 0.01, &mut x);
+            close(&x, &want, machine.level.name());
         }
     }
 }

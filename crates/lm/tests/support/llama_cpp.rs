@@ -16,19 +16,25 @@ impl Drop for Server {
     }
 }
 
-/// The server and the model's path, or `None` (with a note) where they are not to be had.
+/// The server of the test's model and that model's path, or `None` (with a note) where they are not to be had.
 pub fn server() -> Option<(Server, String)> {
-    let (Ok(python), Ok(model)) = (
-        std::env::var("RAG_GYM_PEER_PYTHON"),
-        std::env::var("RAG_GYM_TEST_MODEL"),
-    ) else {
-        eprintln!("skipped: RAG_GYM_PEER_PYTHON and RAG_GYM_TEST_MODEL are not set: run `cargo xtask test`");
+    let Ok(model) = std::env::var("RAG_GYM_TEST_MODEL") else {
+        eprintln!("skipped: RAG_GYM_TEST_MODEL is not set: run `cargo xtask test`");
+        return None;
+    };
+    Some((serve(Path::new(&model))?, model))
+}
+
+/// The server of a model, or `None` (with a note) where there is no llama.cpp.
+pub fn serve(model: &Path) -> Option<Server> {
+    let Ok(python) = std::env::var("RAG_GYM_PEER_PYTHON") else {
+        eprintln!("skipped: RAG_GYM_PEER_PYTHON is not set: run `cargo xtask test`");
         return None;
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/support/llama_cpp.py");
     let mut process = Command::new(python)
         .arg(script)
-        .arg(&model)
+        .arg(model)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -40,5 +46,5 @@ pub fn server() -> Option<(Server, String)> {
         .unwrap();
     assert!(url.starts_with("http"), "the server did not start: {url:?}");
     let url = url.trim().into();
-    Some((Server { process, url }, model))
+    Some(Server { process, url })
 }
