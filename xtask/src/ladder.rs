@@ -61,7 +61,7 @@ const QUICK: Plan = Plan {
     agents: &["search-o1"],
     expert: 8,
     readings: 16,
-    collect: 6,
+    collect: 24,
     report: 4,
     candidates: 3,
     // So few lessons teach an untrained model nothing, and then no episode ends well enough to teach further.
