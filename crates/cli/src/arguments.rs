@@ -179,7 +179,7 @@ pub struct BenchModel {
     /// 0 for all processors
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// portable, avx2, avx-vnni or avx512-vnni [default: the best there is]
+    /// portable, avx2, avx-vnni, avx512-vnni, avx512-bf16 or neon [default: the best there is]
     #[arg(long)]
     instructions: Option<String>,
 }

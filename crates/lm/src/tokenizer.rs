@@ -34,7 +34,7 @@ pub struct Tokenizer {
     bytes: Vec<Vec<u8>>,
     /// Tokens that templates spell.
     controls: Spellings,
-    /// Whether white space after a control token is dropped.
+    /// Whether white space after control and added tokens is dropped.
     strips: bool,
     /// Tokens that end a turn.
     pub end: Vec<u32>,
@@ -75,6 +75,9 @@ const ENDS: [&str; 6] = [
     "<|end|>",
     "<end_of_turn>",
 ];
+
+/// What C calls white space.
+const WHITE: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
 
 /// Control tokens of Phi 3 after which white space stays.
 const KEPT: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
@@ -230,6 +233,9 @@ impl Tokenizer {
                     }
                     ids.push(id);
                     rest = &rest[at + len..];
+                    if self.strips {
+                        rest = rest.trim_start_matches(WHITE);
+                    }
                 }
                 if !rest.is_empty() {
                     pieces.encode(rest, &mut ids)?;
@@ -275,7 +281,7 @@ impl Tokenizer {
 
     fn encode_run(&self, run: &str, strips: bool) -> Result<Vec<u32>, LmError> {
         match strips {
-            true => self.encode(run.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r'])),
+            true => self.encode(run.trim_start_matches(WHITE)),
             false => self.encode(run),
         }
     }

@@ -1,5 +1,7 @@
 //! Which instruction set to use, asked of the processor at run time.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::simd::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
@@ -11,6 +13,8 @@ pub struct Level(Set);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -25,6 +29,10 @@ impl Level {
     /// What this processor has, plainest first.
     pub fn available() -> Vec<Level> {
         let mut levels = vec![Level(Set::Portable)];
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            levels.push(Level(Set::Neon));
+        }
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             levels.push(Level(Set::Avx2));
@@ -58,6 +66,8 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -75,6 +85,8 @@ impl Level {
         unsafe {
             match self.0 {
                 Set::Portable => kernel.run::<Portable>(),
+                #[cfg(target_arch = "aarch64")]
+                Set::Neon => with_neon(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx2 => with_avx2(kernel),
                 #[cfg(target_arch = "x86_64")]
@@ -97,6 +109,13 @@ pub(super) trait Kernel {
     ///
     /// The processor must have the instructions of `S`.
     unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn with_neon<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller vouches for the features.
+    unsafe { kernel.run::<Neon>() }
 }
 
 #[cfg(target_arch = "x86_64")]

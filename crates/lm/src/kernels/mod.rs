@@ -24,6 +24,8 @@ mod level;
 mod low_rank;
 pub mod measure;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
 pub mod pool;
 mod product;

@@ -121,7 +121,7 @@ impl Curve {
     /// GELU in its form with the hyperbolic tangent of `sqrt(2 / pi) * (x + 0.044715 x^3)`: `(1 + tanh(y)) / 2` is
     /// the sigmoid of `2 y`.
     pub const GELU: Curve = Curve {
-        linear: 1.595_769_1,
+        linear: 1.595_769,
         cubic: 0.071_354_814,
     };
 }
