@@ -168,11 +168,12 @@ impl Studio {
                     (job.done, job.total) = (step.step, step.steps);
                 }
             });
-            if matches!(outcome, Err(StudioError::Cancelled)) && keep.load(Ordering::Relaxed) {
-                if let Err(error) = studio.keep_stopped(&request) {
-                    // The record is all that is left to tell it; if it cannot be written either, it says "stopped".
-                    let _ = Record::reopen(&studio.training_dir(&name)).and_then(|record| record.end(Some(&error)));
-                }
+            if matches!(outcome, Err(StudioError::Cancelled))
+                && keep.load(Ordering::Relaxed)
+                && let Err(error) = studio.keep_stopped(&request)
+            {
+                // The record is all that is left to tell it; if it cannot be written either, it says "stopped".
+                let _ = Record::reopen(&studio.training_dir(&name)).and_then(|record| record.end(Some(&error)));
             }
             lock(&studio.inner.trainings).remove(&name);
         });
