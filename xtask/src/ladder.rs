@@ -285,10 +285,8 @@ impl Ladder {
     /// Training questions that the first lessons left out: on those that it knows by heart, a policy proposes nothing
     /// worse to learn from.
     fn unseen(&self, set: &Set) -> Result<Questions> {
-        let sets = self.json(&["questions", "list"])?;
-        let mut named = sets.as_array().into_iter().flatten();
-        let all = named.find(|found| found["name"] == set.train.as_str());
-        let all = all.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
+        let found = self.listed("questions", &set.train)?;
+        let all = found.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
         let left = all.saturating_sub(self.plan.expert);
         // A small set has none to spare: then those that it has been taught from have to serve.
         let skip = if left == 0 { 0 } else { self.plan.expert };
@@ -359,9 +357,7 @@ impl Ladder {
 
     /// A run's id, and whether it is finished.
     fn find_run(&self, name: &str) -> Result<Option<(String, bool)>> {
-        let runs = self.json(&["runs", "list"])?;
-        let found = runs.as_array().into_iter().flatten().find(|run| run["name"] == name);
-        Ok(found.map(|run| {
+        Ok(self.listed("runs", name)?.map(|run| {
             (
                 run["run"].as_str().unwrap_or_default().to_owned(),
                 run["status"] == "finished",
@@ -371,8 +367,15 @@ impl Ladder {
 
     /// Whether a list names this.
     fn has(&self, list: &str, name: &str) -> Result<bool> {
-        let found = self.json(&[list, "list"])?;
-        Ok(found.as_array().into_iter().flatten().any(|item| item["name"] == name))
+        Ok(self.listed(list, name)?.is_some())
+    }
+
+    /// The first item of a list with this name.
+    fn listed(&self, list: &str, name: &str) -> Result<Option<Value>> {
+        let Value::Array(items) = self.json(&[list, "list"])? else {
+            return Ok(None);
+        };
+        Ok(items.into_iter().find(|item| item["name"] == name))
     }
 
     fn rag_gym(&self) -> Command {

@@ -137,11 +137,7 @@ fn refuse_test(labelled: &LabelledQuestion) -> Result<()> {
 }
 
 fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
-    let text = std::fs::read_to_string(path).map_err(|source| StudioError::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path).map_err(StudioError::file("read", path))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(idx, line)| {

@@ -118,11 +118,7 @@ impl Studio {
     /// Registers a GGUF file where it lies.
     pub fn add_model(&self, path: &Path, name: &str) -> Result<ModelView> {
         check_name(name)?;
-        let path = path.canonicalize().map_err(|source| StudioError::File {
-            action: "read",
-            path: path.into(),
-            source,
-        })?;
+        let path = path.canonicalize().map_err(StudioError::file("read", path))?;
         let info = lm::LocalModel::open(&path)?.info().clone();
         let model = store::Model {
             name: name.into(),

@@ -103,13 +103,13 @@ impl Studio {
             });
             let _ = fs::remove_file(&part);
             if fs::hard_link(&bundled, &part).is_err() {
-                fs::copy(&bundled, &part).map_err(|source| file_error("copy", &bundled, source))?;
+                fs::copy(&bundled, &part).map_err(StudioError::file("copy", &bundled))?;
             }
         } else {
             let downloads = self.home().join("downloads");
             make_dir(&downloads)?;
             let extracted = download(&downloads, on_progress, cancel)?;
-            fs::rename(&extracted, &part).map_err(|source| file_error("move", &extracted, source))?;
+            fs::rename(&extracted, &part).map_err(StudioError::file("move", &extracted))?;
             let _ = fs::remove_dir_all(&downloads);
         }
         let found = sha256(&part)?;
@@ -120,7 +120,7 @@ impl Studio {
                 MODEL.file, MODEL.sha256
             )));
         }
-        fs::rename(&part, path).map_err(|source| file_error("move", &part, source))
+        fs::rename(&part, path).map_err(StudioError::file("move", &part))
     }
 }
 
@@ -234,21 +234,13 @@ fn find(dir: &Path, extension: &str) -> Option<PathBuf> {
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|source| file_error("create", dir, source))
-}
-
-fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> StudioError {
-    StudioError::File {
-        action,
-        path: path.into(),
-        source,
-    }
+    fs::create_dir_all(dir).map_err(StudioError::file("create", dir))
 }
 
 /// Lower-case hexadecimal SHA-256 of a file.
 pub(crate) fn sha256(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).map_err(|source| file_error("read", path, source))?;
+    let mut file = fs::File::open(path).map_err(StudioError::file("read", path))?;
     let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(|source| file_error("read", path, source))?;
+    std::io::copy(&mut file, &mut hasher).map_err(StudioError::file("read", path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
