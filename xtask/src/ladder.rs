@@ -27,6 +27,8 @@ struct Plan {
     expert: u32,
     /// Of each set's first lessons, those for the reader: they are longest.
     readings: u32,
+    /// Of each of these questions that compares quantities, so many lessons with drawn ones.
+    counterfactuals: u32,
     collect: u32,
     /// Questions of a row.
     report: u32,
@@ -45,6 +47,7 @@ const FULL: Plan = Plan {
     agents: &["react", "search-o1", "research"],
     expert: 400,
     readings: 450,
+    counterfactuals: 8,
     collect: 300,
     report: 150,
     candidates: 5,
@@ -61,6 +64,7 @@ const QUICK: Plan = Plan {
     agents: &["search-o1"],
     expert: 8,
     readings: 16,
+    counterfactuals: 2,
     collect: 24,
     report: 4,
     candidates: 3,
@@ -221,7 +225,7 @@ impl Ladder {
             self.plan.rank.to_string(),
             self.plan.epochs.to_string(),
         );
-        let readings = self.plan.readings.to_string();
+        let (readings, counterfactuals) = (self.plan.readings.to_string(), self.plan.counterfactuals.to_string());
         let alpha = (2 * self.plan.rank).to_string();
         let shape = ["--rank", &rank, "--alpha", &alpha, "--targets", "all"];
         let common = ["--seed", &number, "--max-length", "2048"];
@@ -230,6 +234,7 @@ impl Ladder {
             ["--agents", &self.agents.join(",")],
             ["--limit", &expert],
             ["--readings", &readings],
+            ["--counterfactuals", &counterfactuals],
             ["--epochs", &epochs],
             ["--lr", self.plan.lr],
             ["--base", self.plan.base],

@@ -46,6 +46,28 @@ fn every_split_has_enough_of_every_kind() {
 }
 
 #[test]
+fn the_first_questions_are_a_fair_sample() {
+    for split in Split::ALL {
+        let questions = world_questions(split);
+        let kinds: HashSet<&str> = questions.iter().filter_map(|q| q.kind.as_deref()).collect();
+        for kind in kinds {
+            let share = |first: usize| {
+                let of_kind = questions[..first].iter().filter(|q| q.kind.as_deref() == Some(kind));
+                of_kind.count() as f64 / first as f64
+            };
+            let (all, first) = (share(questions.len()), share(150));
+            // Three standard deviations of a share of 150.
+            let chance = 3.0 * (all * (1.0 - all) / 150.0).sqrt();
+            assert!(
+                (first - all).abs() < chance,
+                "{} {kind}: {first:.3} of the first, {all:.3} of all",
+                split.name()
+            );
+        }
+    }
+}
+
+#[test]
 fn no_question_or_chain_occurs_twice() {
     let mut texts = HashSet::new();
     let mut starts: HashMap<String, Split> = HashMap::new();

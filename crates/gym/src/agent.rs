@@ -7,8 +7,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
+use crate::comparison::comparisons;
 use crate::excerpt::{EXCERPT_WORDS, excerpt};
 use crate::parse::{Fields, read_fields};
+
 use crate::{Action, Grammar, Hit, Message, Prompt, Role, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -222,6 +224,15 @@ pub(crate) fn shown(state: &State, reads: bool) -> Value {
             }
         })
         .collect();
+    let found: Vec<(&str, &str)> = state
+        .history
+        .iter()
+        .filter_map(|turn| Some((turn.query.as_str(), turn.finding.as_deref()?)))
+        .collect();
+    let comparisons: Vec<Value> = comparisons(&found)
+        .into_iter()
+        .map(|line| context! { label => line.label, text => line.text })
+        .collect();
     context! {
         question => state.question.text.as_str(),
         options => state
@@ -231,6 +242,7 @@ pub(crate) fn shown(state: &State, reads: bool) -> Value {
             .map(|option| context! { label => option.label.as_str(), text => option.text.as_str() })
             .collect::<Vec<_>>(),
         history => history,
+        comparisons => comparisons,
         reads => reads,
         truncated => state.truncated,
     }

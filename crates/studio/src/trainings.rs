@@ -373,6 +373,7 @@ mod tests {
             corpus: None,
             limit: None,
             readings: None,
+            counterfactuals: 0,
             k: 3,
             base: "base".into(),
             out: name.into(),

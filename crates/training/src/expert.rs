@@ -4,7 +4,7 @@
 use gym::metrics::normalise;
 use gym::{Action, Agent, AgentKind, EngineError, Gold, LabelledQuestion, PromptStyle, Retriever, State, transition};
 
-use crate::lesson::{Completion, Lesson};
+use crate::lesson::Lesson;
 
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,15 +56,6 @@ pub fn expert(
     if hops.is_empty() || !agent.searches() || agent.style() != PromptStyle::Compact {
         return Ok((policy, reader));
     }
-    let lesson = |prompt, text: String| Lesson {
-        question: labelled.question.id.0.clone(),
-        prompt,
-        completions: vec![Completion {
-            text,
-            ..Completion::default()
-        }],
-        pairs: Vec::new(),
-    };
     let research = agent.kind() == AgentKind::Research;
     let mut state = State::new(labelled.question.clone());
     for (idx, hop) in hops.iter().enumerate() {
@@ -74,7 +65,7 @@ pub fn expert(
             true => format!("Draft: {draft}\nUnsupported: {}\nSearch: {}", hop.query, hop.query),
             false => format!("Search: {}", hop.query),
         };
-        policy.push(lesson(agent.prompt(&state), text));
+        policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
         let hits = retriever.search(&hop.query, k)?;
         let finding = normalise(&hop.finding);
         let held = !finding.is_empty()
@@ -82,7 +73,8 @@ pub fn expert(
                 .iter()
                 .any(|hit| normalise(&format!("{} {}", hit.passage.title, hit.passage.text)).contains(&finding));
         if agent.reads() && held {
-            reader.push(lesson(
+            reader.push(Lesson::new(
+                &state.question,
                 agent.reader_prompt(&state, &hop.query, &hits),
                 format!("Found: {}", hop.finding),
             ));
@@ -93,10 +85,24 @@ pub fn expert(
         };
         state = transition(&state, &action, hits, agent.reads().then(|| hop.finding.clone()));
     }
-    let text = match research {
-        true => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
-        false => format!("Answer: {answer}"),
-    };
-    policy.push(lesson(agent.prompt(&state), text));
+    policy.push(conclusion(agent, &state, answer));
     Ok((policy, reader))
+}
+
+/// The lesson that what was found is enough for this answer.
+pub(crate) fn conclusion(agent: &Agent, state: &State, answer: &str) -> Lesson {
+    let text = match agent.kind() {
+        AgentKind::Research => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
+        _ => format!("Answer: {answer}"),
+    };
+    Lesson::new(&state.question, agent.prompt(state), text)
+}
+
+/// The state after a search that brought a finding.
+pub(crate) fn found(state: &State, query: &str, finding: String) -> State {
+    let action = Action::Search {
+        query: query.to_owned(),
+        predicted_answer: None,
+    };
+    transition(state, &action, Vec::new(), Some(finding))
 }

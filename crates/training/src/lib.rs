@@ -8,6 +8,7 @@
 pub mod adapter;
 mod attention;
 pub mod base;
+pub mod counterfactual;
 mod dequantise;
 mod elementwise;
 mod error;

@@ -56,8 +56,9 @@ pub(super) fn generate(split: Split) -> Vec<LabelledQuestion> {
             kept.extend(of_kind(None).take(limit));
         }
     }
-    // Kinds mixed, so that the first so many questions are a fair sample.
-    kept.sort_by_key(|q| stable_hash(&q.question.text));
+    // Kinds mixed, so that the first so many questions are a fair sample. The hash is read from its other end: by the
+    // leading bits the kept ones of a kind with many made all come before those of a kind with few.
+    kept.sort_by_key(|q| stable_hash(&q.question.text).reverse_bits());
     for (n, q) in kept.iter_mut().enumerate() {
         q.question.id = QuestionId(format!("world-{}-{:04}", split.name(), n + 1));
         q.split = Some(split.name().to_owned());

@@ -1,0 +1,199 @@
+//! How findings compare. Which of two numbers is larger is a coin toss to a small model; the compact prompts say
+//! it, as a calculator would.
+
+use std::cmp::Ordering;
+
+use crate::metrics::normalise;
+use crate::quantity::Quantity;
+
+/// A line below the findings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// Smallest, Largest, Earliest, Latest or Same.
+    pub label: &'static str,
+    /// What it is: the thing that was asked about, or the finding that several have.
+    pub text: String,
+}
+
+/// What a query of several alike asks about: in "population of Mali" and "population of Chad", "Mali" and "Chad".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub name: String,
+    /// What earlier queries that found these names ask about: films, where the names are their directors'.
+    pub led_by: Option<String>,
+}
+
+/// Of findings that compare, which is least and which is greatest, in the order that they were asked for (so that
+/// the first line is about the first thing); and findings that several queries have in common.
+pub fn comparisons(turns: &[(&str, &str)]) -> Vec<Comparison> {
+    let mut lines: Vec<(usize, Comparison)> = Vec::new();
+    let mut groups: Vec<Vec<(Quantity, usize)>> = Vec::new();
+    for (idx, (query, finding)) in turns.iter().enumerate() {
+        if turns[..idx].iter().any(|(earlier, _)| earlier == query) {
+            continue;
+        }
+        let Some(quantity) = Quantity::parse(finding) else {
+            let own = normalise(finding);
+            let same = |(_, earlier): &(&str, &str)| normalise(earlier) == own;
+            // The second of them says it, and no third.
+            if !own.is_empty() && turns[..idx].iter().filter(|turn| same(turn)).count() == 1 {
+                let text = (*finding).to_owned();
+                lines.push((idx, Comparison { label: "Same", text }));
+            }
+            continue;
+        };
+        match groups.iter_mut().find(|group| group[0].0.compares(&quantity)) {
+            Some(group) => group.push((quantity, idx)),
+            None => groups.push(vec![(quantity, idx)]),
+        }
+    }
+    for group in groups {
+        let order = |a: &&(Quantity, usize), b: &&(Quantity, usize)| a.0.order(&b.0);
+        let (Some(least), Some(most)) = (group.iter().min_by(order), group.iter().max_by(order)) else {
+            continue;
+        };
+        if least.0.order(&most.0) == Ordering::Equal {
+            continue;
+        }
+        let asked: Vec<usize> = group.iter().map(|(_, idx)| *idx).collect();
+        let subjects = subjects(turns, &asked);
+        let labels = if least.0.is_year {
+            ["Earliest", "Latest"]
+        } else {
+            ["Smallest", "Largest"]
+        };
+        for (label, found) in labels.into_iter().zip([least.1, most.1]) {
+            let subject = asked.iter().zip(&subjects).find(|(idx, _)| **idx == found);
+            let text = subject.map(|(_, subject)| subject.to_string()).unwrap_or_default();
+            lines.push((found, Comparison { label, text }));
+        }
+    }
+    lines.sort_by_key(|(idx, _)| *idx);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+/// What each of these turns asks about.
+pub fn subjects(turns: &[(&str, &str)], asked: &[usize]) -> Vec<Subject> {
+    let queries =
+        |turns: &[(&str, &str)], asked: &[usize]| apart(&asked.iter().map(|&idx| turns[idx].0).collect::<Vec<_>>());
+    let names = queries(turns, asked);
+    let led =
+        |(name, &idx): (&String, &usize)| turns[..idx].iter().position(|(_, finding)| bare(finding) == bare(name));
+    let led: Option<Vec<usize>> = names.iter().zip(asked).map(led).collect();
+    let led_by = match led {
+        Some(led) => queries(turns, &led).into_iter().map(Some).collect(),
+        None => vec![None; names.len()],
+    };
+    let subject = |(name, led_by)| Subject { name, led_by };
+    names.into_iter().zip(led_by).map(subject).collect()
+}
+
+/// As answers are compared, and without what only tells namesakes apart: "Jean Boyer (director)".
+pub fn bare(text: &str) -> String {
+    normalise(text.split(" (").next().unwrap_or(text))
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.led_by {
+            Some(led_by) => write!(f, "{} ({led_by})", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
+}
+
+/// The queries without the words that all begin with and all end with. A capital begins a name, which stays whole:
+/// "Saint Lucia" beside "Saint Vincent"; but a first word may be "What" or "Which".
+fn apart(queries: &[&str]) -> Vec<String> {
+    let queries: Vec<Vec<&str>> = queries
+        .iter()
+        .map(|query| query.trim_end_matches('?').split_whitespace().collect())
+        .collect();
+    let shortest = queries.iter().map(Vec::len).min().unwrap_or(0);
+    let plain = |word: &str| word.starts_with(char::is_lowercase);
+    let asks = |word: &str| ["What", "Which", "When", "Where", "Who", "How"].contains(&word);
+    let begin = (0..shortest.saturating_sub(1))
+        .take_while(|&idx| {
+            let word = queries[0][idx];
+            (plain(word) || idx == 0 && asks(word)) && queries.iter().all(|query| query[idx] == word)
+        })
+        .count();
+    let last = |query: &[&'_ str], idx: usize| query[query.len() - 1 - idx].to_owned();
+    let end = (0..shortest.saturating_sub(begin + 1))
+        .take_while(|&idx| {
+            let word = last(&queries[0], idx);
+            plain(&word) && queries.iter().all(|query| last(query, idx) == word)
+        })
+        .count();
+    let name = |query: &Vec<&str>| {
+        let words = query[begin..query.len() - end].join(" ");
+        words.strip_prefix("the ").unwrap_or(&words).to_owned()
+    };
+    queries.iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(turns: &[(&str, &str)]) -> Vec<String> {
+        let line = |line: Comparison| format!("{}: {}", line.label, line.text);
+        comparisons(turns).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn extremes_are_named_in_the_order_they_were_asked_for() {
+        let turns = [
+            ("Which is the country whose capital is Bamako?", "Mali"),
+            ("Which is the country with the internet code .mt?", "Malta"),
+            ("What is the total area of Mali?", "1,240,192 sq km"),
+            ("What is the total area of Malta?", "316 sq km"),
+        ];
+        let about = ["whose capital is Bamako", "with the internet code .mt"];
+        let [mali, malta] = [format!("Mali ({})", about[0]), format!("Malta ({})", about[1])];
+        assert_eq!(
+            shown(&turns),
+            [format!("Largest: {mali}"), format!("Smallest: {malta}")]
+        );
+        assert_eq!(shown(&turns[..3]), Vec::<String>::new());
+        let direct = [
+            ("What is the population of Saint Lucia?", "163,922"),
+            ("What is the population of Saint Vincent and the Grenadines?", "102,627"),
+            ("What is the population of the Netherlands?", "16,947,904"),
+        ];
+        assert_eq!(
+            shown(&direct),
+            ["Smallest: Saint Vincent and the Grenadines", "Largest: Netherlands"]
+        );
+    }
+
+    #[test]
+    fn films_stand_beside_their_directors() {
+        let turns = [
+            ("Sitting Target director", "Douglas Hickox"),
+            ("Man Alive (1945 film) director", "Ray Enright"),
+            ("Douglas Hickox date of death", "25 July 1988"),
+            ("Ray Enright (director) date of death", "April 3, 1965"),
+        ];
+        assert_eq!(
+            shown(&turns),
+            [
+                "Latest: Douglas Hickox (Sitting Target)",
+                "Earliest: Ray Enright (director) (Man Alive (1945 film))"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_found_twice_is_said_once() {
+        let turns = [
+            ("country of A", "Iran"),
+            ("country of B", "the Iran"),
+            ("country of C", "Iran"),
+            ("country of A", "Iran"),
+        ];
+        assert_eq!(shown(&turns), ["Same: the Iran"]);
+        assert!(shown(&[("born A", "1953"), ("born B", "1953")]).is_empty());
+        assert!(shown(&[("A", ""), ("B", ""), ("", "x"), ("?", "y")]).is_empty());
+    }
+}
