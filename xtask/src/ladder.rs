@@ -30,7 +30,10 @@ struct Plan {
     /// Of each of these questions that compares quantities, so many lessons with drawn ones.
     counterfactuals: u32,
     collect: u32,
-    /// Questions of a row.
+    /// Candidates of a state in the judged runs: a trained policy mostly proposes the same, and states whose candidates
+    /// are all alike teach nothing.
+    proposals: u32,
+    /// Questions of a row, and candidates of a state in it.
     report: u32,
     candidates: u32,
     /// What the first lessons are given to, and how fast it learns them.
@@ -47,8 +50,9 @@ const FULL: Plan = Plan {
     agents: &["react", "search-o1", "research"],
     expert: 400,
     readings: 450,
-    counterfactuals: 8,
+    counterfactuals: 4,
     collect: 300,
+    proposals: 10,
     report: 150,
     candidates: 5,
     base: "smollm2-135m",
@@ -66,6 +70,7 @@ const QUICK: Plan = Plan {
     readings: 16,
     counterfactuals: 2,
     collect: 24,
+    proposals: 3,
     report: 4,
     candidates: 3,
     // So few lessons teach an untrained model nothing, and then no episode ends well enough to teach further.
@@ -128,11 +133,12 @@ struct Ladder {
     publish: bool,
 }
 
-/// A part of a question set.
+/// A part of a question set, and how many candidates each state has.
 struct Questions {
     set: String,
     skip: u32,
     limit: u32,
+    candidates: u32,
 }
 
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -260,6 +266,7 @@ impl Ladder {
                 set: set.report.clone(),
                 skip: 0,
                 limit: self.plan.report,
+                candidates: self.plan.candidates,
             };
             for agent in &self.agents {
                 let mut zero_shot: Option<String> = None;
@@ -299,6 +306,7 @@ impl Ladder {
             set: set.train.clone(),
             skip,
             limit: self.plan.collect,
+            candidates: self.plan.proposals,
         })
     }
 
@@ -343,7 +351,7 @@ impl Ladder {
                 // Superlatives of the built-in world look up as many as four neighbours.
                 command.args(["--max-steps", "7"]);
                 if rung.choice != Choice::Greedy {
-                    command.args(["--candidates", &self.plan.candidates.to_string()]);
+                    command.args(["--candidates", &questions.candidates.to_string()]);
                 }
                 match rung.choice {
                     Choice::Greedy => {}

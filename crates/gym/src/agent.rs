@@ -7,7 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::comparisons;
+use crate::comparison::{comparisons, extremes_of_list};
 use crate::excerpt::{EXCERPT_WORDS, excerpt};
 use crate::parse::{Fields, read_fields};
 
@@ -176,9 +176,11 @@ impl Prompts {
                 .expect("the default delimiters are valid"),
         );
         templates.add_filter("line", one_line);
-        // Of a passage, what bears on a query.
+        // Of a passage, what bears on a query, and the extremes of a list that it may have.
         templates.add_filter("excerpt", |text: String, query: String| {
-            excerpt(&query, &text, EXCERPT_WORDS)
+            format!("{} {}", excerpt(&query, &text, EXCERPT_WORDS), extremes_of_list(&text))
+                .trim_end()
+                .to_owned()
         });
         for (name, source) in TEMPLATES {
             templates

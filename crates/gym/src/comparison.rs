@@ -88,6 +88,36 @@ pub fn subjects(turns: &[(&str, &str)], asked: &[usize]) -> Vec<Subject> {
     names.into_iter().zip(led_by).map(subject).collect()
 }
 
+/// The extremes of the first list of things with numbers in a passage: "(Largest: Peru. Smallest: Colombia.)" of
+/// "border countries Colombia 708 km, Peru 1,529 km". Empty if there is none.
+pub fn extremes_of_list(text: &str) -> String {
+    let sentences = text.split(['\n', ';']).flat_map(|line| line.split(". "));
+    for sentence in sentences {
+        let items: Option<Vec<(&str, Quantity)>> = sentence.trim_end_matches('.').split(", ").map(item).collect();
+        let Some(items) = items.filter(|items| items.len() > 1) else {
+            continue;
+        };
+        let order = |a: &&(&str, Quantity), b: &&(&str, Quantity)| a.1.order(&b.1);
+        if let (Some(least), Some(most)) = (items.iter().min_by(order), items.iter().max_by(order))
+            && least.1.order(&most.1) == Ordering::Less
+            && items.iter().all(|(_, quantity)| quantity.compares(&least.1))
+        {
+            return format!("(Largest: {}. Smallest: {}.)", most.0, least.0);
+        }
+    }
+    String::new()
+}
+
+/// A name and a number with a unit: "Peru 1,529 km". What stands before the name's capital says what is listed.
+fn item(text: &str) -> Option<(&str, Quantity)> {
+    let begin = text.find(char::is_uppercase)?;
+    let number = text
+        .find(|c: char| c.is_ascii_digit())
+        .filter(|&number| number > begin)?;
+    let quantity = Quantity::parse(&text[number..]).filter(|quantity| !quantity.is_year && quantity.has_unit())?;
+    Some((text[begin..number].strip_suffix(' ')?, quantity))
+}
+
 /// As answers are compared, and without what only tells namesakes apart: "Jean Boyer (director)".
 pub fn bare(text: &str) -> String {
     normalise(text.split(" (").next().unwrap_or(text))
@@ -182,6 +212,25 @@ mod tests {
                 "Earliest: Ray Enright (director) (Man Alive (1945 film))"
             ]
         );
+    }
+
+    #[test]
+    fn lists_with_numbers_name_their_extremes() {
+        let borders = "Borders of Ecuador.\nLand boundaries: total 2,237 km; border countries Colombia 708 km, Republic \
+                       of the Congo 1,529 km, Peru 99.5 km.\nElevation extremes: lowest point Ocean 0 m";
+        let said = "(Largest: Republic of the Congo. Smallest: Peru.)";
+        assert_eq!(extremes_of_list(borders), said);
+        for text in [
+            "",
+            "Mali 7 km.",
+            "Mali 7 km, Chad 8 m",
+            "Mali 7, Chad 8",
+            "Mali 7 km, Chad 7 km",
+            "born in May 1953, died in June 1960",
+            "Mali 7 km, and so on",
+        ] {
+            assert_eq!(extremes_of_list(text), "", "{text}");
+        }
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl Quantity {
         self.is_year == other.is_year && (self.is_year || self.after == other.after)
     }
 
+    pub fn has_unit(&self) -> bool {
+        !self.after.is_empty()
+    }
+
     /// Least first; of quantities that compare.
     pub fn order(&self, other: &Quantity) -> Ordering {
         self.value.cmp(&other.value).then(self.rest.total_cmp(&other.rest))
