@@ -70,13 +70,12 @@ fn the_first_questions_are_a_fair_sample() {
 
 /// Prompts show it beside the passage: a small model does not find the greatest of ten numbers.
 #[test]
-fn the_longest_border_is_said_of_nearly_every_list() {
+fn the_longest_border_is_said_of_every_list() {
     let mut texts: HashMap<String, String> = HashMap::new();
     for passage in world_passages() {
         texts.entry(passage.title).or_insert(passage.text);
     }
     let (mut n, mut said) = (0, 0);
-    let mut missed = HashSet::new();
     for hop in Split::ALL
         .into_iter()
         .flat_map(world_questions)
@@ -85,16 +84,16 @@ fn the_longest_border_is_said_of_nearly_every_list() {
         if !hop.question.starts_with("Which country has the longest border") {
             continue;
         }
-        let text = &texts[hop.title.as_ref().expect("a title")];
-        let extremes = extremes_of_list(text);
+        let extremes = extremes_of_list(&texts[hop.title.as_ref().expect("a title")]);
         n += 1;
-        match folded(&extremes).starts_with(&folded(&format!("largest {}", hop.answer))) {
-            true => said += 1,
-            false => drop(missed.insert((hop.question, hop.answer, extremes))),
+        // An only neighbour is compared with none.
+        if !extremes.is_empty() {
+            let right = folded(&extremes).starts_with(&folded(&format!("largest {}", hop.answer)));
+            assert!(right, "{}: {extremes}, not {}", hop.question, hop.answer);
+            said += 1;
         }
     }
-    // Spelled otherwise in the list, or the only neighbour.
-    assert!(n > 500 && said * 10 > n * 9, "{said} of {n}: {missed:#?}");
+    assert!(said > 1_000 && said * 10 > n * 8, "{said} of {n}");
 }
 
 #[test]
