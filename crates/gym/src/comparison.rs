@@ -33,11 +33,12 @@ pub fn comparisons(turns: &[(&str, &str)]) -> Vec<Comparison> {
             continue;
         }
         let Some(quantity) = Quantity::parse(finding) else {
-            let own = normalise(finding);
-            let same = |(_, earlier): &(&str, &str)| normalise(earlier) == own;
             // The second of them says it, and no third.
-            if !own.is_empty() && turns[..idx].iter().filter(|turn| same(turn)).count() == 1 {
-                let text = (*finding).to_owned();
+            let mut shared = turns[..idx]
+                .iter()
+                .map(|(_, earlier)| common(earlier, finding))
+                .filter(|common| !common.is_empty());
+            if let (Some(text), None) = (shared.next(), shared.next()) {
                 lines.push((idx, Comparison { label: "Same", text }));
             }
             continue;
@@ -70,6 +71,17 @@ pub fn comparisons(turns: &[(&str, &str)]) -> Vec<Comparison> {
     }
     lines.sort_by_key(|(idx, _)| *idx);
     lines.into_iter().map(|(_, line)| line).collect()
+}
+
+/// What two findings have in common: all, if they are one thing each, or the items that two lists share. A thing is
+/// not compared with a list.
+fn common(a: &str, b: &str) -> String {
+    let [a, b] = [a, b].map(|text| text.split(", ").collect::<Vec<_>>());
+    let shared = |item: &&str| !normalise(item).is_empty() && a.iter().any(|other| normalise(other) == normalise(item));
+    match (a.len() > 1) == (b.len() > 1) {
+        true => b.iter().copied().filter(shared).collect::<Vec<_>>().join(", "),
+        false => String::new(),
+    }
 }
 
 /// What each of these turns asks about.
@@ -242,6 +254,12 @@ mod tests {
             ("country of A", "Iran"),
         ];
         assert_eq!(shown(&turns), ["Same: the Iran"]);
+        let turns = [
+            ("Which is the country?", "Niger"),
+            ("Which countries border Chad?", "Cameroon, Libya, Niger"),
+            ("Which countries border Algeria?", "Libya, Mali, Niger"),
+        ];
+        assert_eq!(shown(&turns), ["Same: Libya, Niger"]);
         assert!(shown(&[("born A", "1953"), ("born B", "1953")]).is_empty());
         assert!(shown(&[("A", ""), ("B", ""), ("", "x"), ("?", "y")]).is_empty());
     }
