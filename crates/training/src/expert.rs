@@ -67,11 +67,9 @@ pub fn expert(
         };
         policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
         let hits = retriever.search(&hop.query, k)?;
-        let finding = normalise(&hop.finding);
-        let held = !finding.is_empty()
-            && hits
-                .iter()
-                .any(|hit| normalise(&format!("{} {}", hit.passage.title, hit.passage.text)).contains(&finding));
+        let held = hits
+            .iter()
+            .any(|hit| holds(&format!("{} {}", hit.passage.title, hit.passage.text), &hop.finding));
         if agent.reads() && held {
             reader.push(Lesson::new(
                 &state.question,
@@ -87,6 +85,13 @@ pub fn expert(
     }
     policy.push(conclusion(agent, &state, answer));
     Ok((policy, reader))
+}
+
+/// Whether a text holds a finding, or each item of a list: "Chad, Mali" stands in "Chad 1,175 km, Mali 821 km".
+fn holds(text: &str, finding: &str) -> bool {
+    let text = normalise(text);
+    let stands = |part: &str| !normalise(part).is_empty() && text.contains(&normalise(part));
+    stands(finding) || finding.split(", ").all(stands)
 }
 
 /// The lesson that what was found is enough for this answer.
@@ -105,4 +110,20 @@ pub(crate) fn found(state: &State, query: &str, finding: String) -> State {
         predicted_answer: None,
     };
     transition(state, &action, Vec::new(), Some(finding))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds;
+
+    #[test]
+    fn a_list_is_held_by_what_holds_its_items() {
+        let text = "Niger: border countries Chad 1,175 km, the Mali 821 km";
+        for finding in ["Chad", "Mali, Chad", "chad 1175 km"] {
+            assert!(holds(text, finding), "{finding}");
+        }
+        for finding in ["", ", ", "Benin", "Chad, Benin"] {
+            assert!(!holds(text, finding), "{finding}");
+        }
+    }
 }
