@@ -1,8 +1,9 @@
 //! What if the facts were others: the same question over other quantities, so that an answer is learnt from
 //! what was found and cannot be remembered.
 //!
-//! An untrained model ignores the prompt's comparisons. Drawn quantities make any number of comparisons, and whoever knows the true ones by heart is wrong. Only
-//! questions are used that are given; nothing but their last findings and their answer is changed.
+//! An untrained model ignores the prompt's comparisons. Drawn quantities make any number of lessons in heeding them,
+//! and whoever knows the true ones by heart is wrong. Only questions are used that are given; nothing but their last
+//! findings and their answer is changed.
 
 use gym::comparison::{bare, subjects};
 use gym::quantity::Quantity;
@@ -10,6 +11,9 @@ use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State};
 
 use crate::expert::{Hop, conclusion, found, hops};
 use crate::lesson::Lesson;
+
+/// Quantities of one question: more are no comparison that anybody asks for, and would hardly be drawn all apart.
+const MOST: usize = 6;
 
 /// The question's last hops look up one quantity of several things, and their order decides.
 #[derive(Debug, PartialEq)]
@@ -90,6 +94,9 @@ fn comparison(labelled: &LabelledQuestion) -> Option<Comparison> {
             _ => break,
         }
     }
+    if !(2..=MOST).contains(&quantities.len()) {
+        return None;
+    }
     let mut values: Vec<u64> = quantities.iter().map(|quantity| quantity.value).collect();
     let known = hops.len() - quantities.len();
     let answers: Vec<String> = gold.answers.iter().map(|answer| bare(answer)).collect();
@@ -109,7 +116,7 @@ fn comparison(labelled: &LabelledQuestion) -> Option<Comparison> {
     };
     values.sort_unstable();
     values.dedup();
-    (values.len() > 1 && values.len() == quantities.len()).then_some(Comparison { hops, quantities, rule })
+    (values.len() == quantities.len()).then_some(Comparison { hops, quantities, rule })
 }
 
 /// What each of the last hops is about, spelled as the answer is, and which of them is the answer.
@@ -234,6 +241,9 @@ mod tests {
             comparison(&asked("When was the director of A born?", "1961", &bridge)),
             None
         );
+        let many: Vec<String> = (0..50).map(|year| (1900 + year).to_string()).collect();
+        let many: Vec<[&str; 3]> = many.iter().map(|year| [year.as_str(), "born", year.as_str()]).collect();
+        assert_eq!(comparison(&asked("Who of them was born first?", "1900", &many)), None);
     }
 
     #[test]
