@@ -70,7 +70,7 @@ const QUICK: Plan = Plan {
     readings: 16,
     counterfactuals: 2,
     collect: 24,
-    proposals: 3,
+    proposals: 6,
     report: 4,
     candidates: 3,
     // So few lessons teach an untrained model nothing, and then no episode ends well enough to teach further.
@@ -133,12 +133,13 @@ struct Ladder {
     publish: bool,
 }
 
-/// A part of a question set, and how many candidates each state has.
+/// A part of a question set, and how its candidates are sampled.
 struct Questions {
     set: String,
     skip: u32,
     limit: u32,
     candidates: u32,
+    temperature: &'static str,
 }
 
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -267,6 +268,7 @@ impl Ladder {
                 skip: 0,
                 limit: self.plan.report,
                 candidates: self.plan.candidates,
+                temperature: "1",
             };
             for agent in &self.agents {
                 let mut zero_shot: Option<String> = None;
@@ -307,6 +309,8 @@ impl Ladder {
             skip,
             limit: self.plan.collect,
             candidates: self.plan.proposals,
+            // What a trained policy rarely says is worth learning from too.
+            temperature: "1.3",
         })
     }
 
@@ -352,6 +356,7 @@ impl Ladder {
                 command.args(["--max-steps", "7"]);
                 if rung.choice != Choice::Greedy {
                     command.args(["--candidates", &questions.candidates.to_string()]);
+                    command.args(["--temperature", questions.temperature]);
                 }
                 match rung.choice {
                     Choice::Greedy => {}
