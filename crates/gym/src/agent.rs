@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::comparison::{comparisons, extremes_of_list};
 use crate::excerpt::{EXCERPT_WORDS, excerpt};
 use crate::parse::{Fields, read_fields};
-
 use crate::{Action, Grammar, Hit, Message, Prompt, Role, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

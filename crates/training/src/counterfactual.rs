@@ -9,7 +9,7 @@ use gym::comparison::{bare, subjects};
 use gym::quantity::Quantity;
 use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State};
 
-use crate::expert::{Hop, conclusion, found, hops};
+use crate::expert::{Hop, conclusion, hops, searched};
 use crate::lesson::Lesson;
 
 /// Quantities of one question: more are no comparison that anybody asks for, and would hardly be drawn all apart.
@@ -51,7 +51,7 @@ pub fn counterfactuals(agent: &Agent, labelled: &LabelledQuestion, n: usize, see
                 Some(own) => comparison.quantities[own].with(values[own]),
                 None => hop.finding.clone(),
             };
-            state = found(&state, &hop.query, finding);
+            state = searched(&state, &hop.query, Vec::new(), Some(finding));
         }
         conclusion(agent, &state, comparison.rule.answer(&values))
     };
@@ -86,12 +86,10 @@ fn comparison(labelled: &LabelledQuestion) -> Option<Comparison> {
     let hops = hops(gold);
     let mut quantities: Vec<Quantity> = Vec::new();
     for hop in hops.iter().rev() {
-        match (Quantity::parse(&hop.finding), quantities.first()) {
-            (Some(own), None) => quantities.insert(0, own),
-            (Some(own), Some(next)) if own.compares(next) => {
-                quantities.insert(0, own);
-            }
-            _ => break,
+        let alike = |own: &Quantity| quantities.first().is_none_or(|next| own.compares(next));
+        match Quantity::parse(&hop.finding).filter(alike) {
+            Some(own) => quantities.insert(0, own),
+            None => break,
         }
     }
     if !(2..=MOST).contains(&quantities.len()) {

@@ -2,7 +2,9 @@
 //! models that cannot yet act at all. Compact prompts only; larger models need no such start.
 
 use gym::metrics::normalise;
-use gym::{Action, Agent, AgentKind, EngineError, Gold, LabelledQuestion, PromptStyle, Retriever, State, transition};
+use gym::{
+    Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, PromptStyle, Retriever, State, transition,
+};
 
 use crate::lesson::Lesson;
 
@@ -77,11 +79,7 @@ pub fn expert(
                 format!("Found: {}", hop.finding),
             ));
         }
-        let action = Action::Search {
-            query: hop.query.clone(),
-            predicted_answer: None,
-        };
-        state = transition(&state, &action, hits, agent.reads().then(|| hop.finding.clone()));
+        state = searched(&state, &hop.query, hits, agent.reads().then(|| hop.finding.clone()));
     }
     policy.push(conclusion(agent, &state, answer));
     Ok((policy, reader))
@@ -103,13 +101,13 @@ pub(crate) fn conclusion(agent: &Agent, state: &State, answer: &str) -> Lesson {
     Lesson::new(&state.question, agent.prompt(state), text)
 }
 
-/// The state after a search that brought a finding.
-pub(crate) fn found(state: &State, query: &str, finding: String) -> State {
+/// The state after a search.
+pub(crate) fn searched(state: &State, query: &str, hits: Vec<Hit>, finding: Option<String>) -> State {
     let action = Action::Search {
         query: query.to_owned(),
         predicted_answer: None,
     };
-    transition(state, &action, Vec::new(), Some(finding))
+    transition(state, &action, hits, finding)
 }
 
 #[cfg(test)]
