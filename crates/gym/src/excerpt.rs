@@ -55,7 +55,7 @@ pub fn excerpt(query: &str, text: &str, limit: usize) -> String {
 }
 
 /// Lines, and their sentences: a full stop ends one where a blank and no small letter follow.
-fn sentences(text: &str) -> Vec<&str> {
+pub fn sentences(text: &str) -> Vec<&str> {
     let mut all = Vec::new();
     for line in text.lines() {
         let mut from = 0;
@@ -82,7 +82,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_lowercase)
 }
 
-fn stem(word: &str) -> &str {
+pub fn stem(word: &str) -> &str {
     word.char_indices().nth(STEM).map_or(word, |(end, _)| &word[..end])
 }
 

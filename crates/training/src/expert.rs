@@ -7,6 +7,7 @@ use gym::{
 };
 
 use crate::lesson::Lesson;
+use crate::supporting;
 
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +52,17 @@ pub fn expert(
     k: usize,
 ) -> Result<(Vec<Lesson>, Vec<Lesson>), EngineError> {
     let (mut policy, mut reader) = (Vec::new(), Vec::new());
-    let hops = hops(&labelled.gold);
     let Some(answer) = labelled.gold.answers.first() else {
         return Ok((policy, reader));
     };
-    if hops.is_empty() || !agent.searches() || agent.style() != PromptStyle::Compact {
+    if !agent.searches() || agent.style() != PromptStyle::Compact {
+        return Ok((policy, reader));
+    }
+    let mut hops = hops(&labelled.gold);
+    if hops.is_empty() {
+        hops = supporting::hops(labelled, retriever, k)?;
+    }
+    if hops.is_empty() {
         return Ok((policy, reader));
     }
     let research = agent.kind() == AgentKind::Research;

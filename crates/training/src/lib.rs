@@ -21,6 +21,7 @@ pub mod network;
 pub mod objective;
 pub mod optimizer;
 pub mod rewarder;
+pub mod supporting;
 pub mod train;
 mod vocabulary;
 pub mod workload;
