@@ -112,7 +112,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 fn compare(subject: &Subject) -> Result<()> {
     let document = root().join("docs/benchmarks.md");
     ensure_place(&document, &subject.marker)?;
-    step("the built-in model", model::ensure)?;
+    step("the built-in models", model::ensure)?;
     step("the built-in world", || {
         step::run(rag_gym().arg("setup").env("RAG_GYM_BUNDLE", model::folder()))
     })?;

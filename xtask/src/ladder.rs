@@ -162,7 +162,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         }
         step::run(&mut build)
     })?;
-    step("the built-in model", model::ensure)?;
+    step("the built-in models", model::ensure)?;
     let mut ladder = Ladder {
         home: root().join(plan.home),
         // Only the full ladder is a result.
