@@ -112,6 +112,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
 fn compare(subject: &Subject) -> Result<()> {
     let document = root().join("docs/benchmarks.md");
     ensure_place(&document, &subject.marker)?;
+    if subject.trains {
+        ensure_place(&document, TRAINING)?;
+    }
     step("the built-in models", model::ensure)?;
     step("the built-in world", || {
         step::run(rag_gym().arg("setup").env("RAG_GYM_BUNDLE", model::folder()))

@@ -44,7 +44,7 @@ const ROWS: [(&str, &str, &str); 7] = [
 
 const MEMORY: &str = "peak memory, MB";
 
-fn median(rounds: &[BTreeMap<String, Value>], engine: &str, place: &str) -> Option<f64> {
+pub fn median(rounds: &[BTreeMap<String, Value>], engine: &str, place: &str) -> Option<f64> {
     let mut figures: Vec<f64> = rounds
         .iter()
         .filter_map(|round| round.get(engine)?.pointer(place)?.as_f64())

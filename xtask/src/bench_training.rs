@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::bench::{OURS, TORCH, TRAINING, json, rag_gym};
+use crate::bench_table::median;
 use crate::model;
 use crate::step::root;
 
@@ -48,15 +49,7 @@ pub fn table(rounds: &[BTreeMap<String, Value>]) -> String {
     );
     for tokens in TOKENS {
         for (name, key) in ROWS {
-            let figure = |engine: &str| {
-                let place = format!("/{tokens}/{engine}/{key}");
-                let mut all: Vec<f64> = rounds
-                    .iter()
-                    .filter_map(|round| round.get(TRAINING)?.pointer(&place)?.as_f64())
-                    .collect();
-                all.sort_by(f64::total_cmp);
-                all.get(all.len() / 2).copied()
-            };
+            let figure = |engine: &str| median(rounds, TRAINING, &format!("/{tokens}/{engine}/{key}"));
             let show = |figure: Option<f64>| match (figure, key) {
                 (None, _) => "-".to_owned(),
                 (Some(bytes), "peak_memory_bytes") => format!("{:.0}", bytes / 1e6),

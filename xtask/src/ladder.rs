@@ -27,8 +27,13 @@ struct Plan {
     expert: u32,
     /// Of each set's first lessons, those for the reader: they are longest.
     readings: u32,
+    /// Of each of these questions that compares quantities, so many lessons with drawn ones.
+    counterfactuals: u32,
     collect: u32,
-    /// Questions of a row.
+    /// Candidates of a state in the judged runs: a trained policy mostly proposes the same, and states whose candidates
+    /// are all alike teach nothing.
+    proposals: u32,
+    /// Questions of a row, and candidates of a state in it.
     report: u32,
     candidates: u32,
     /// What the first lessons are given to, and how fast it learns them.
@@ -45,7 +50,9 @@ const FULL: Plan = Plan {
     agents: &["react", "search-o1", "research"],
     expert: 400,
     readings: 450,
+    counterfactuals: 4,
     collect: 300,
+    proposals: 10,
     report: 150,
     candidates: 5,
     base: "smollm2-135m",
@@ -61,7 +68,9 @@ const QUICK: Plan = Plan {
     agents: &["search-o1"],
     expert: 8,
     readings: 16,
+    counterfactuals: 2,
     collect: 24,
+    proposals: 6,
     report: 4,
     candidates: 3,
     // So few lessons teach an untrained model nothing, and then no episode ends well enough to teach further.
@@ -124,11 +133,13 @@ struct Ladder {
     publish: bool,
 }
 
-/// A part of a question set.
+/// A part of a question set, and how its candidates are sampled.
 struct Questions {
     set: String,
     skip: u32,
     limit: u32,
+    candidates: u32,
+    temperature: &'static str,
 }
 
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -156,11 +167,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
         |list| list.split(',').map(str::to_owned).collect(),
     );
     step("the command line", || {
-        let mut build = cargo(["build", "--workspace", "--bins"]);
-        if plan.profile == "release" {
-            build = cargo(["build", "--release", "--package", "cli"]);
-        }
-        step::run(&mut build)
+        // Of the small ladder exactly what `cargo test` builds, with the features that it chooses.
+        step::run(&mut match plan.profile {
+            "release" => cargo(["build", "--release", "--package", "cli"]),
+            _ => cargo(["test", "--workspace", "--no-run"]),
+        })
     })?;
     step("the built-in models", model::ensure)?;
     let mut ladder = Ladder {
@@ -221,7 +232,7 @@ impl Ladder {
             self.plan.rank.to_string(),
             self.plan.epochs.to_string(),
         );
-        let readings = self.plan.readings.to_string();
+        let (readings, counterfactuals) = (self.plan.readings.to_string(), self.plan.counterfactuals.to_string());
         let alpha = (2 * self.plan.rank).to_string();
         let shape = ["--rank", &rank, "--alpha", &alpha, "--targets", "all"];
         let common = ["--seed", &number, "--max-length", "2048"];
@@ -230,6 +241,7 @@ impl Ladder {
             ["--agents", &self.agents.join(",")],
             ["--limit", &expert],
             ["--readings", &readings],
+            ["--counterfactuals", &counterfactuals],
             ["--epochs", &epochs],
             ["--lr", self.plan.lr],
             ["--base", self.plan.base],
@@ -255,6 +267,8 @@ impl Ladder {
                 set: set.report.clone(),
                 skip: 0,
                 limit: self.plan.report,
+                candidates: self.plan.candidates,
+                temperature: "1",
             };
             for agent in &self.agents {
                 let mut zero_shot: Option<String> = None;
@@ -285,10 +299,8 @@ impl Ladder {
     /// Training questions that the first lessons left out: on those that it knows by heart, a policy proposes nothing
     /// worse to learn from.
     fn unseen(&self, set: &Set) -> Result<Questions> {
-        let sets = self.json(&["questions", "list"])?;
-        let mut named = sets.as_array().into_iter().flatten();
-        let all = named.find(|found| found["name"] == set.train.as_str());
-        let all = all.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
+        let found = self.listed("questions", &set.train)?;
+        let all = found.and_then(|found| found["questions"].as_u64()).unwrap_or_default() as u32;
         let left = all.saturating_sub(self.plan.expert);
         // A small set has none to spare: then those that it has been taught from have to serve.
         let skip = if left == 0 { 0 } else { self.plan.expert };
@@ -296,6 +308,9 @@ impl Ladder {
             set: set.train.clone(),
             skip,
             limit: self.plan.collect,
+            candidates: self.plan.proposals,
+            // What a trained policy rarely says is worth learning from too.
+            temperature: "1.3",
         })
     }
 
@@ -340,7 +355,8 @@ impl Ladder {
                 // Superlatives of the built-in world look up as many as four neighbours.
                 command.args(["--max-steps", "7"]);
                 if rung.choice != Choice::Greedy {
-                    command.args(["--candidates", &self.plan.candidates.to_string()]);
+                    command.args(["--candidates", &questions.candidates.to_string()]);
+                    command.args(["--temperature", questions.temperature]);
                 }
                 match rung.choice {
                     Choice::Greedy => {}
@@ -359,9 +375,7 @@ impl Ladder {
 
     /// A run's id, and whether it is finished.
     fn find_run(&self, name: &str) -> Result<Option<(String, bool)>> {
-        let runs = self.json(&["runs", "list"])?;
-        let found = runs.as_array().into_iter().flatten().find(|run| run["name"] == name);
-        Ok(found.map(|run| {
+        Ok(self.listed("runs", name)?.map(|run| {
             (
                 run["run"].as_str().unwrap_or_default().to_owned(),
                 run["status"] == "finished",
@@ -371,8 +385,15 @@ impl Ladder {
 
     /// Whether a list names this.
     fn has(&self, list: &str, name: &str) -> Result<bool> {
-        let found = self.json(&[list, "list"])?;
-        Ok(found.as_array().into_iter().flatten().any(|item| item["name"] == name))
+        Ok(self.listed(list, name)?.is_some())
+    }
+
+    /// The first item of a list with this name.
+    fn listed(&self, list: &str, name: &str) -> Result<Option<Value>> {
+        let Value::Array(items) = self.json(&[list, "list"])? else {
+            return Ok(None);
+        };
+        Ok(items.into_iter().find(|item| item["name"] == name))
     }
 
     fn rag_gym(&self) -> Command {

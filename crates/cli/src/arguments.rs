@@ -347,6 +347,10 @@ pub struct TrainOptions {
     /// At most so many lessons for the reader from each of these sets, spread evenly
     #[arg(long, requires = "expert")]
     readings: Option<u32>,
+    /// Conclusions with drawn numbers or years, so many from each of these sets' questions that compares some: whoever
+    /// remembers the true ones is wrong (search-o1, research)
+    #[arg(long, requires = "expert", default_value_t = 0)]
+    counterfactuals: u32,
     /// Agents that the gold evidence is shown to
     #[arg(long, value_delimiter = ',', default_value = "search-o1")]
     agents: Vec<String>,
@@ -416,6 +420,7 @@ impl TrainOptions {
             expert: self.expert,
             limit: self.limit,
             readings: self.readings,
+            counterfactuals: self.counterfactuals,
             agents: self.agents,
             corpus: self.corpus,
             k: self.k,

@@ -460,7 +460,7 @@ fn survives(prepared: &Path, judge: &str, options: &str, at_least: u32) {
 fn a_second_judge_reads_a_stored_run_and_the_two_are_compared() {
     let Some(home) = home() else { return };
     let arguments = dev_run(
-        "--agent react --limit 2 --candidates 3 --max-steps 2 --max-tokens 24 --select random --judge evidence --seed 3",
+        "--agent react --limit 6 --candidates 3 --max-steps 2 --max-tokens 24 --select random --judge evidence --seed 3",
     );
     let run = json(home.path(), &arguments);
     assert_eq!(run["config"]["select"], "random");

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use corpus::{Split, world_passages, world_questions};
+use gym::comparison::extremes_of_list;
 
 fn folded(text: &str) -> String {
     text.chars()
@@ -43,6 +44,56 @@ fn every_split_has_enough_of_every_kind() {
         let yes = questions.iter().filter(|q| q.gold.answers[0] == "yes").count();
         assert_eq!(yes * 2, kinds["yes_no"]);
     }
+}
+
+#[test]
+fn the_first_questions_are_a_fair_sample() {
+    for split in Split::ALL {
+        let questions = world_questions(split);
+        let kinds: HashSet<&str> = questions.iter().filter_map(|q| q.kind.as_deref()).collect();
+        for kind in kinds {
+            let share = |first: usize| {
+                let of_kind = questions[..first].iter().filter(|q| q.kind.as_deref() == Some(kind));
+                of_kind.count() as f64 / first as f64
+            };
+            let (all, first) = (share(questions.len()), share(150));
+            // Three standard deviations of a share of 150.
+            let chance = 3.0 * (all * (1.0 - all) / 150.0).sqrt();
+            assert!(
+                (first - all).abs() < chance,
+                "{} {kind}: {first:.3} of the first, {all:.3} of all",
+                split.name()
+            );
+        }
+    }
+}
+
+/// Prompts show it beside the passage: a small model does not find the greatest of ten numbers.
+#[test]
+fn the_longest_border_is_said_of_every_list() {
+    let mut texts: HashMap<String, String> = HashMap::new();
+    for passage in world_passages() {
+        texts.entry(passage.title).or_insert(passage.text);
+    }
+    let (mut n, mut said) = (0, 0);
+    for hop in Split::ALL
+        .into_iter()
+        .flat_map(world_questions)
+        .flat_map(|q| q.gold.sub_questions)
+    {
+        if !hop.question.starts_with("Which country has the longest border") {
+            continue;
+        }
+        let extremes = extremes_of_list(&texts[hop.title.as_ref().expect("a title")]);
+        n += 1;
+        // An only neighbour is compared with none.
+        if !extremes.is_empty() {
+            let right = folded(&extremes).starts_with(&folded(&format!("largest {}", hop.answer)));
+            assert!(right, "{}: {extremes}, not {}", hop.question, hop.answer);
+            said += 1;
+        }
+    }
+    assert!(said > 1_000 && said * 10 > n * 8, "{said} of {n}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
+use crate::comparison::{comparisons, extremes_of_list};
 use crate::excerpt::{EXCERPT_WORDS, excerpt};
 use crate::parse::{Fields, read_fields};
 use crate::{Action, Grammar, Hit, Message, Prompt, Role, State};
@@ -174,9 +175,11 @@ impl Prompts {
                 .expect("the default delimiters are valid"),
         );
         templates.add_filter("line", one_line);
-        // Of a passage, what bears on a query.
+        // Of a passage, what bears on a query, and the extremes of a list that it may have.
         templates.add_filter("excerpt", |text: String, query: String| {
-            excerpt(&query, &text, EXCERPT_WORDS)
+            format!("{} {}", excerpt(&query, &text, EXCERPT_WORDS), extremes_of_list(&text))
+                .trim_end()
+                .to_owned()
         });
         for (name, source) in TEMPLATES {
             templates
@@ -222,6 +225,15 @@ pub(crate) fn shown(state: &State, reads: bool) -> Value {
             }
         })
         .collect();
+    let found: Vec<(&str, &str)> = state
+        .history
+        .iter()
+        .filter_map(|turn| Some((turn.query.as_str(), turn.finding.as_deref()?)))
+        .collect();
+    let comparisons: Vec<Value> = comparisons(&found)
+        .into_iter()
+        .map(|line| context! { label => line.label, text => line.text })
+        .collect();
     context! {
         question => state.question.text.as_str(),
         options => state
@@ -231,6 +243,7 @@ pub(crate) fn shown(state: &State, reads: bool) -> Value {
             .map(|option| context! { label => option.label.as_str(), text => option.text.as_str() })
             .collect::<Vec<_>>(),
         history => history,
+        comparisons => comparisons,
         reads => reads,
         truncated => state.truncated,
     }

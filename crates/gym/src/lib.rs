@@ -7,6 +7,7 @@
 pub mod action;
 pub mod agent;
 pub mod agreement;
+pub mod comparison;
 pub mod engine;
 pub mod episode;
 pub mod evidence;
@@ -16,7 +17,8 @@ pub mod llm_judge;
 pub mod metrics;
 pub mod monitors;
 pub mod parse;
-pub mod question;
+pub mod quantity;
+mod question;
 pub mod rollout;
 pub mod seed;
 pub mod state;

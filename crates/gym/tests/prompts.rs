@@ -65,6 +65,23 @@ fn prompts() {
 }
 
 #[test]
+fn comparisons_of_findings_are_shown_to_agents_that_do_not_see_passages() {
+    let mut state = state();
+    let sizes = [("area of Mali", "1,240,192 sq km"), ("area of Malta", "316 sq km")];
+    state.history.extend(sizes.map(|(query, finding)| Turn {
+        query: query.into(),
+        hits: Vec::new(),
+        finding: Some(finding.into()),
+    }));
+    for kind in AgentKind::ALL {
+        let agent = Agent::new(kind, PromptStyle::Compact);
+        let user = &agent.prompt(&state).messages[1].content;
+        let order = "\nFound: 316 sq km\nLargest: Mali\nSmallest: Malta";
+        assert_eq!(user.ends_with(order), agent.reads(), "{kind}: {user}");
+    }
+}
+
+#[test]
 fn options_are_shown_and_only_their_labels_may_be_written() {
     let mut state = state();
     state.question.options = [("A", "here"), ("B", "there")]

@@ -404,7 +404,9 @@ fn pieces_agree_with_llama_cpp() {
 #[test]
 fn what_cannot_be_run_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&str, Vec<(&str, Value)>, &str); 5] = [
+    /// An architecture, what its file says besides, and a word of the refusal.
+    type Case = (&'static str, Vec<(&'static str, Value)>, &'static str);
+    let cases: [Case; 5] = [
         ("llama", vec![("expert_count", Value::U32(8))], "experts"),
         (
             "qwen2",

@@ -2,13 +2,12 @@
 //! of them and of encoders to take elsewhere.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use training::adapter::{Adapter, halve};
 use training::base::Base;
 
-use crate::export::{unwritten, write_whole};
+use crate::export::write_bytes;
 use crate::library::{ENCODER, check_name, known};
 use crate::view::ModelView;
 use crate::{Result, Studio, StudioError, setup};
@@ -47,11 +46,7 @@ impl Studio {
     /// Registers a PEFT adapter where it lies. It must fit the base; one with a head is a reward model.
     pub fn add_adapter(&self, dir: &Path, name: &str, base: &str) -> Result<ModelView> {
         check_name(name)?;
-        let dir = dir.canonicalize().map_err(|source| StudioError::File {
-            action: "read",
-            path: dir.into(),
-            source,
-        })?;
+        let dir = dir.canonicalize().map_err(StudioError::file("read", dir))?;
         let root = self.model_row(base)?;
         if root.adapter_of.is_some() {
             return Err(StudioError::Invalid(format!(
@@ -87,11 +82,7 @@ impl Studio {
             }
         };
         let from = Path::new(&row.path);
-        fs::create_dir(to).map_err(|source| StudioError::File {
-            action: "create",
-            path: to.into(),
-            source,
-        })?;
+        fs::create_dir(to).map_err(StudioError::file("create", to))?;
         let copied = copy(files, from, to, half);
         if copied.is_err() {
             let _ = fs::remove_dir_all(to);
@@ -123,13 +114,9 @@ impl Studio {
             if model.is_some() && files.into_iter().all(whole) {
                 continue;
             }
-            fs::create_dir_all(&dir).map_err(|source| StudioError::File {
-                action: "create",
-                path: dir.clone(),
-                source,
-            })?;
+            fs::create_dir_all(&dir).map_err(StudioError::file("create", &dir))?;
             for (file, bytes) in files {
-                write_whole(&dir.join(file), |out| out.write_all(bytes).map_err(unwritten))?;
+                write_bytes(&dir.join(file), bytes)?;
             }
             self.register_adapter(name, &dir, &root, has_head(&dir, &root)?)?;
         }
@@ -150,11 +137,7 @@ fn copy(files: &[&str], from: &Path, to: &Path, half: bool) -> Result<()> {
             halve(&from, &to)?;
         } else {
             let copied = fs::copy(&from, &to);
-            copied.map_err(|source| StudioError::File {
-                action: "copy",
-                path: from,
-                source,
-            })?;
+            copied.map_err(StudioError::file("copy", &from))?;
         }
     }
     Ok(())

@@ -24,7 +24,11 @@ pub struct TrainBench {
 impl Studio {
     /// Median over `steps` optimiser steps of random tokens, after one that is not counted.
     pub fn bench_train(&self, model: &str, tokens: usize, steps: usize, cancel: &Cancel) -> Result<TrainBench> {
-        let file = self.model_file(model)?;
+        // Of an adapter its base: the workload brings an adapter of its own.
+        let file = match self.root_of(model) {
+            Ok((root, _)) => root.path,
+            Err(_) => self.model_file(model)?,
+        };
         let seconds = |pair: bool| -> Result<f64> {
             let mut workload = Workload::new(Base::open(Path::new(&file))?, pair)?;
             let mut seconds = Vec::with_capacity(steps);

@@ -23,11 +23,7 @@ impl Studio {
 impl Claim {
     /// Locks a file, whose folder it makes if need be. `name`: whose work the refusal tells of.
     pub fn take(path: &Path, name: &str) -> Result<Claim> {
-        let failed = |source| StudioError::File {
-            action: "lock",
-            path: path.into(),
-            source,
-        };
+        let failed = |source| StudioError::file("lock", path)(source);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
         let mut open = OpenOptions::new();
         open.read(true).write(true).create(true).truncate(false);

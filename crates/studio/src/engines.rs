@@ -16,7 +16,7 @@ use crate::{Result, Studio, StudioError, endpoints, lock};
 /// Models from this size on follow the full prompts.
 const FULL_PROMPT_PARAMETERS: u64 = 2_500_000_000;
 /// Raised when the reader's prompts change, so that no reading of another prompt is given again.
-const READER_VERSION: u32 = 2;
+const READER_VERSION: u32 = 3;
 /// The reader answers in a few words.
 const READER_TOKENS: usize = 40;
 

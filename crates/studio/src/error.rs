@@ -1,6 +1,6 @@
 //! What can go wrong in a use case, with a code to branch on and a message to show.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::view::ErrorView;
 
@@ -68,6 +68,12 @@ impl From<retrieval::RetrievalError> for StudioError {
 }
 
 impl StudioError {
+    /// What went wrong with a file or folder: "cannot {action} {path}".
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StudioError {
+        let path = path.to_path_buf();
+        move |source| StudioError::File { action, path, source }
+    }
+
     pub(crate) fn busy_here(name: &str) -> StudioError {
         StudioError::Busy {
             name: name.into(),

@@ -175,6 +175,13 @@ pub(crate) fn write_whole<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File
     written
 }
 
+/// The same for a file whose content is there already.
+pub(crate) fn write_bytes(path: &Path, content: &[u8]) -> Result<()> {
+    write_whole(path, |out| {
+        out.write_all(content).map_err(StudioError::file("write", path))
+    })
+}
+
 pub(crate) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> Result<()> {
     let line = serde_json::to_string(value).expect("exported values are plain data");
     writeln!(out, "{line}").map_err(unwritten)

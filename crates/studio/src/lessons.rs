@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use gym::{Agent, LabelledQuestion, PromptStyle, State, Step, transition};
+use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State, Step, transition};
 use store::EpisodeStatus;
+use training::counterfactual::counterfactuals;
 use training::expert::expert;
 use training::lesson::{Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
@@ -113,6 +114,8 @@ impl Studio {
                 refuse_test(labelled)?;
                 let (policy, reader) = expert(&agent, labelled, index.as_ref(), request.k as usize)?;
                 all.extend(policy);
+                let (n, seed) = (request.counterfactuals as usize, Seed(request.seed.into()));
+                all.extend(counterfactuals(&agent, labelled, n, seed));
                 // Agents that read ask their reader the same.
                 let new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
                 readings.extend(reader.into_iter().filter(new));
@@ -158,11 +161,7 @@ fn refuse_test(labelled: &LabelledQuestion) -> Result<()> {
 }
 
 fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
-    let text = std::fs::read_to_string(path).map_err(|source| StudioError::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path).map_err(StudioError::file("read", path))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(idx, line)| {
@@ -174,7 +173,52 @@ fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
 
 #[cfg(test)]
 mod tests {
+    use corpus::Split;
+    use gym::metrics::{exact_match, normalise};
+    use gym::{Agent, AgentKind, PromptStyle, Seed};
+    use training::counterfactual::counterfactuals;
+
     use super::spread;
+
+    /// Judged by the words of the question, which the lessons' maker does not go by.
+    #[test]
+    fn the_worlds_comparisons_come_out_otherwise_with_other_numbers() {
+        let agent = Agent::new(AgentKind::SearchO1, PromptStyle::Compact);
+        let (mut n, mut changed) = (0, 0);
+        for labelled in corpus::world_questions(Split::Train) {
+            let (text, gold) = (&labelled.question.text, &labelled.gold);
+            let most = ["largest", "larger"].iter().any(|word| text.contains(word));
+            let least = ["smallest", "smaller"].iter().any(|word| text.contains(word));
+            let lessons = counterfactuals(&agent, &labelled, 2, Seed(0));
+            assert_eq!(lessons.len(), if most || least { 2 } else { 0 }, "{text}");
+            for lesson in lessons {
+                let user = &lesson.prompt.messages[1].content;
+                let turns: Vec<&str> = user.split("Search: ").skip(1).collect();
+                let sized = |turn: &&str| {
+                    let (query, finding) = turn.split_once("\nFound: ")?;
+                    let (_, name) = query.trim_end_matches('?').split_once(" of ")?;
+                    let digits: String = finding.lines().next()?.chars().filter(char::is_ascii_digit).collect();
+                    Some((digits.parse::<u64>().ok()?, normalise(name)))
+                };
+                let sized: Vec<(u64, String)> = turns
+                    .iter()
+                    .filter(|turn| turn.starts_with("What is the "))
+                    .filter_map(sized)
+                    .collect();
+                let answer = lesson.completions[0].text.strip_prefix("Answer: ").unwrap();
+                if labelled.kind.as_deref() == Some("yes_no") {
+                    let yes = (sized[0].0 > sized[1].0) == most;
+                    assert_eq!(answer, if yes { "yes" } else { "no" }, "{user}");
+                } else {
+                    let (_, name) = if most { sized.iter().max() } else { sized.iter().min() }.unwrap();
+                    assert_eq!(&normalise(answer), name, "{answer}: {user}");
+                }
+                n += 1;
+                changed += usize::from(exact_match(answer, gold) == 0.0);
+            }
+        }
+        assert!(n > 1_200 && (n / 3..2 * n / 3).contains(&changed), "{changed} of {n}");
+    }
 
     #[test]
     fn what_is_kept_comes_from_the_whole_list() {

@@ -87,11 +87,7 @@ impl Studio {
         let home = home
             .or_else(|| std::env::var_os("RAG_GYM_HOME").map(PathBuf::from))
             .unwrap_or_else(platform_home);
-        std::fs::create_dir_all(&home).map_err(|source| StudioError::File {
-            action: "create",
-            path: home.clone(),
-            source,
-        })?;
+        std::fs::create_dir_all(&home).map_err(StudioError::file("create", &home))?;
         let store = store::Store::open(home.join("rag-gym.db"))?;
         Ok(Studio {
             inner: Arc::new(Inner {

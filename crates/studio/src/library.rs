@@ -118,11 +118,7 @@ impl Studio {
     /// Registers a GGUF file, or an encoder's folder in Hugging Face's layout, where it lies.
     pub fn add_model(&self, path: &Path, name: &str) -> Result<ModelView> {
         check_name(name)?;
-        let path = path.canonicalize().map_err(|source| StudioError::File {
-            action: "read",
-            path: path.into(),
-            source,
-        })?;
+        let path = path.canonicalize().map_err(StudioError::file("read", path))?;
         self.register_model(&path, name, None)?;
         self.model(name)
     }

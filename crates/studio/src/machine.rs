@@ -1,6 +1,6 @@
 //! What this machine can do at most, and what each model may be expected to do on it.
 
-use std::io::Write;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use lm::kernels::measure::Peaks;
 use serde::{Deserialize, Serialize};
 use specta::Type;
 
-use crate::export::write_whole;
-use crate::{Result, Studio, StudioError, endpoints};
+use crate::export::write_bytes;
+use crate::{Result, Studio, endpoints};
 
 /// What computes, and its measured peaks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Type)]
@@ -105,22 +105,16 @@ impl Studio {
         }
         let measured = MachineView::of(&Machine::shared());
         let text = serde_json::to_string_pretty(&measured).expect("it is plain data");
-        write_whole(&path, |out| {
-            out.write_all(text.as_bytes()).map_err(|source| StudioError::File {
-                action: "write",
-                path: path.clone(),
-                source,
-            })
-        })?;
+        write_bytes(&path, text.as_bytes())?;
         Ok(measured)
     }
 
     /// The machine and what each model of the home may be expected to do on it.
     pub fn machine_report(&self, again: bool) -> Result<MachineReport> {
         let machine = self.machine(again)?;
-        let mut estimates = Vec::new();
+        let (mut estimates, mut of_files) = (Vec::new(), HashMap::new());
         for model in self.store().models()? {
-            estimates.extend(self.estimate_on(&machine, &model)?);
+            estimates.extend(self.estimate_on(&machine, &model, &mut of_files)?);
         }
         Ok(MachineReport {
             machine,
@@ -132,18 +126,24 @@ impl Studio {
     /// `None` for what no file here says: endpoints, and models whose files are gone or damaged.
     pub fn estimate(&self, model: &str) -> Result<Option<EstimateView>> {
         let row = self.model_row(model)?;
-        self.estimate_on(&self.machine(false)?, &row)
+        self.estimate_on(&self.machine(false)?, &row, &mut HashMap::new())
     }
 
-    fn estimate_on(&self, machine: &MachineView, model: &store::Model) -> Result<Option<EstimateView>> {
+    /// `of_files`: those made before, by path. A base and its adapters share a file, whose header is long.
+    fn estimate_on(
+        &self,
+        machine: &MachineView,
+        model: &store::Model,
+        of_files: &mut HashMap<String, Option<Estimate>>,
+    ) -> Result<Option<EstimateView>> {
         if model.kind == endpoints::KIND {
             return Ok(None);
         }
         // An adapter's own arithmetic is small beside its base's.
         let (base, _) = self.root_of(&model.name)?;
-        let Ok(estimate) = Estimate::of(Path::new(&base.path), &machine.peaks()) else {
-            return Ok(None);
-        };
+        let read = |path: &String| Estimate::of(Path::new(path), &machine.peaks()).ok();
+        let estimate = *of_files.entry(base.path).or_insert_with_key(read);
+        let Some(estimate) = estimate else { return Ok(None) };
         let (needed, there) = (estimate.memory_bytes as f64, memory_bytes());
         Ok(Some(EstimateView {
             model: model.name.clone(),

@@ -105,9 +105,10 @@ impl Studio {
             name: request.questions.clone(),
             hint: "; `rag-gym questions list` names those there are".into(),
         })?;
-        let questions = self
-            .store()
-            .questions(&set.name, request.limit.map(|limit| (options.skip + limit) as usize))?;
+        let questions = self.store().questions(
+            &set.name,
+            request.limit.map(|limit| options.skip as usize + limit as usize),
+        )?;
         let (shard, shards) = options.shard.unwrap_or((1, 1));
         if shard == 0 || shard > shards {
             return Err(StudioError::Invalid(format!(
@@ -117,7 +118,7 @@ impl Studio {
         let ids: Vec<QuestionId> = questions
             .into_iter()
             .map(|labelled| labelled.question.id)
-            .skip((options.skip + shard - 1) as usize)
+            .skip(options.skip as usize + shard as usize - 1)
             .step_by(shards as usize)
             .collect();
         if ids.is_empty() {

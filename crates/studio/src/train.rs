@@ -38,6 +38,9 @@ pub struct TrainRequest {
     /// At most so many lessons for the reader from each of these sets, spread evenly.
     #[serde(default)]
     pub readings: Option<u32>,
+    /// So many conclusions with drawn quantities from each of their questions that compares some.
+    #[serde(default)]
+    pub counterfactuals: u32,
     pub agents: Vec<String>,
     pub corpus: Option<String>,
     /// Passages per search of the expert.

@@ -1,6 +1,5 @@
 //! Trainings in the background of this process, and the record that each keeps in its adapter's folder.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use specta::Type;
 
 use crate::claim::Claim;
-use crate::export::{unwritten, write_whole};
+use crate::export::write_bytes;
 use crate::train::{CHECKPOINT, EvalPoint, STEPS};
 use crate::view::JobView;
 use crate::{Cancel, Result, Studio, StudioError, TrainRequest, TrainStep, clock, lock};
@@ -76,7 +75,7 @@ impl Record {
     /// Creates the folder, or goes on with the record that is there.
     pub fn begin(dir: &Path, request: &TrainRequest, examples: usize, held_out: usize) -> Result<Record> {
         let started = Instant::now();
-        std::fs::create_dir_all(dir).map_err(file_error("create", dir))?;
+        std::fs::create_dir_all(dir).map_err(StudioError::file("create", dir))?;
         let held = hold(dir)?;
         let before = read(dir)?;
         let record = Record {
@@ -122,7 +121,7 @@ impl Record {
     fn write(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.kept)
             .map_err(|error| StudioError::Invalid(format!("the settings cannot be written as JSON: {error}")))?;
-        write_whole(&self.dir.join(RECORD), |out| out.write_all(&text).map_err(unwritten))
+        write_bytes(&self.dir.join(RECORD), &text)
     }
 }
 
@@ -168,11 +167,12 @@ impl Studio {
                     (job.done, job.total) = (step.step, step.steps);
                 }
             });
-            if matches!(outcome, Err(StudioError::Cancelled)) && keep.load(Ordering::Relaxed) {
-                if let Err(error) = studio.keep_stopped(&request) {
-                    // The record is all that is left to tell it; if it cannot be written either, it says "stopped".
-                    let _ = Record::reopen(&studio.training_dir(&name)).and_then(|record| record.end(Some(&error)));
-                }
+            if matches!(outcome, Err(StudioError::Cancelled))
+                && keep.load(Ordering::Relaxed)
+                && let Err(error) = studio.keep_stopped(&request)
+            {
+                // The record is all that is left to tell it; if it cannot be written either, it says "stopped".
+                let _ = Record::reopen(&studio.training_dir(&name)).and_then(|record| record.end(Some(&error)));
             }
             lock(&studio.inner.trainings).remove(&name);
         });
@@ -216,7 +216,7 @@ impl Studio {
         }
         let dir = self.checked_dir(name)?;
         let held = hold(&dir)?;
-        std::fs::remove_dir_all(&dir).map_err(file_error("remove", &dir))?;
+        std::fs::remove_dir_all(&dir).map_err(StudioError::file("remove", &dir))?;
         drop(held);
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Studio {
         let models = self.home().join("models");
         let entries = match std::fs::read_dir(&models) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(file_error("read", &models))?,
+            entries => entries.map_err(StudioError::file("read", &models))?,
         };
         let mut trainings = Vec::new();
         for entry in entries.flatten() {
@@ -254,7 +254,7 @@ impl Studio {
         let path = self.checked_dir(name)?.join(STEPS);
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            text => text.map_err(file_error("read", &path))?,
+            text => text.map_err(StudioError::file("read", &path))?,
         };
         // A line that is being written is read the next time.
         let lines = text.lines().skip(after as usize);
@@ -343,7 +343,7 @@ fn read(dir: &Path) -> Result<Option<Kept>> {
     let path = dir.join(RECORD);
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(file_error("read", &path))?,
+        text => text.map_err(StudioError::file("read", &path))?,
     };
     serde_json::from_slice(&text)
         .map(Some)
@@ -356,11 +356,6 @@ fn unknown(dir: &Path) -> StudioError {
         name: name_of(dir),
         hint: "".into(),
     }
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StudioError {
-    let path = path.to_path_buf();
-    move |source| StudioError::File { action, path, source }
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //! models that cannot yet act at all. Compact prompts only; larger models need no such start.
 
 use gym::metrics::normalise;
-use gym::{Action, Agent, AgentKind, EngineError, Gold, LabelledQuestion, PromptStyle, Retriever, State, transition};
+use gym::{
+    Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, PromptStyle, Retriever, State, transition,
+};
 
-use crate::lesson::{Completion, Lesson};
+use crate::lesson::Lesson;
 
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,15 +58,6 @@ pub fn expert(
     if hops.is_empty() || !agent.searches() || agent.style() != PromptStyle::Compact {
         return Ok((policy, reader));
     }
-    let lesson = |prompt, text: String| Lesson {
-        question: labelled.question.id.0.clone(),
-        prompt,
-        completions: vec![Completion {
-            text,
-            ..Completion::default()
-        }],
-        pairs: Vec::new(),
-    };
     let research = agent.kind() == AgentKind::Research;
     let mut state = State::new(labelled.question.clone());
     for (idx, hop) in hops.iter().enumerate() {
@@ -74,29 +67,61 @@ pub fn expert(
             true => format!("Draft: {draft}\nUnsupported: {}\nSearch: {}", hop.query, hop.query),
             false => format!("Search: {}", hop.query),
         };
-        policy.push(lesson(agent.prompt(&state), text));
+        policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
         let hits = retriever.search(&hop.query, k)?;
-        let finding = normalise(&hop.finding);
-        let held = !finding.is_empty()
-            && hits
-                .iter()
-                .any(|hit| normalise(&format!("{} {}", hit.passage.title, hit.passage.text)).contains(&finding));
+        let held = hits
+            .iter()
+            .any(|hit| holds(&format!("{} {}", hit.passage.title, hit.passage.text), &hop.finding));
         if agent.reads() && held {
-            reader.push(lesson(
+            reader.push(Lesson::new(
+                &state.question,
                 agent.reader_prompt(&state, &hop.query, &hits),
                 format!("Found: {}", hop.finding),
             ));
         }
-        let action = Action::Search {
-            query: hop.query.clone(),
-            predicted_answer: None,
-        };
-        state = transition(&state, &action, hits, agent.reads().then(|| hop.finding.clone()));
+        state = searched(&state, &hop.query, hits, agent.reads().then(|| hop.finding.clone()));
     }
-    let text = match research {
-        true => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
-        false => format!("Answer: {answer}"),
-    };
-    policy.push(lesson(agent.prompt(&state), text));
+    policy.push(conclusion(agent, &state, answer));
     Ok((policy, reader))
+}
+
+/// Whether a text holds a finding, or each item of a list: "Chad, Mali" stands in "Chad 1,175 km, Mali 821 km".
+fn holds(text: &str, finding: &str) -> bool {
+    let text = normalise(text);
+    let stands = |part: &str| !normalise(part).is_empty() && text.contains(&normalise(part));
+    stands(finding) || finding.split(", ").all(stands)
+}
+
+/// The lesson that what was found is enough for this answer.
+pub(crate) fn conclusion(agent: &Agent, state: &State, answer: &str) -> Lesson {
+    let text = match agent.kind() {
+        AgentKind::Research => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
+        _ => format!("Answer: {answer}"),
+    };
+    Lesson::new(&state.question, agent.prompt(state), text)
+}
+
+/// The state after a search.
+pub(crate) fn searched(state: &State, query: &str, hits: Vec<Hit>, finding: Option<String>) -> State {
+    let action = Action::Search {
+        query: query.to_owned(),
+        predicted_answer: None,
+    };
+    transition(state, &action, hits, finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds;
+
+    #[test]
+    fn a_list_is_held_by_what_holds_its_items() {
+        let text = "Niger: border countries Chad 1,175 km, the Mali 821 km";
+        for finding in ["Chad", "Mali, Chad", "chad 1175 km"] {
+            assert!(holds(text, finding), "{finding}");
+        }
+        for finding in ["", ", ", "Benin", "Chad, Benin"] {
+            assert!(!holds(text, finding), "{finding}");
+        }
+    }
 }

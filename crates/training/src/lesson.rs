@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gym::{LabelledQuestion, Message, Prompt, Role, Step, metrics, outcome};
+use gym::{LabelledQuestion, Message, Prompt, Question, Role, Step, metrics, outcome};
 use lm::chat::ChatTemplate;
 use lm::gguf::Gguf;
 use lm::tokenizer::Tokenizer;
@@ -21,6 +21,21 @@ pub struct Lesson {
     pub completions: Vec<Completion>,
     /// (chosen, rejected), indices of `completions`; empty where every completion is good.
     pub pairs: Vec<(usize, usize)>,
+}
+
+impl Lesson {
+    /// One good text.
+    pub fn new(question: &Question, prompt: Prompt, text: String) -> Lesson {
+        Lesson {
+            question: question.id.0.clone(),
+            prompt,
+            completions: vec![Completion {
+                text,
+                ..Completion::default()
+            }],
+            pairs: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

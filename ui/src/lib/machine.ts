@@ -14,11 +14,11 @@ export function peak(value: Maybe, unit: string): string {
   return value === null ? "–" : `${count(value)} ${unit}`;
 }
 
-/** Two digits, since it is an estimate: 1834.2 is "about 1 800 tokens/s". */
+/** Two digits, since it is an estimate: 1834.2 is "about 1 800". */
 export function speed(tokensPerSecond: Maybe): string {
   if (tokensPerSecond === null) return "–";
   const rounded = Number(tokensPerSecond.toPrecision(2));
-  return `about ${rounded < 10 ? rounded : count(rounded)} tokens/s`;
+  return `about ${rounded < 10 ? rounded : count(rounded)}`;
 }
 
 /** Whether a model finds room, in words. */

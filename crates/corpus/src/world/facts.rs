@@ -167,7 +167,7 @@ pub(super) struct Country {
     pub identifies: Vec<Relation>,
     pub population: Option<f64>,
     pub area: Option<f64>,
-    /// (index, km, name as the profile writes it), longest first; `None` where a name or length
+    /// (index, km, name as the profile writes it), in the profile's order; `None` where a name or length
     /// could not be read, or the neighbour's profile disagrees.
     pub borders: Option<Vec<(usize, f64, String)>>,
 }
@@ -328,6 +328,5 @@ fn borders(place: &Place, names: &HashMap<&str, usize>) -> Option<Vec<(usize, f6
         }
         found.push((other, km, written.to_owned()));
     }
-    found.sort_by(|a, b| b.1.total_cmp(&a.1));
     Some(found)
 }

@@ -56,8 +56,9 @@ pub(super) fn generate(split: Split) -> Vec<LabelledQuestion> {
             kept.extend(of_kind(None).take(limit));
         }
     }
-    // Kinds mixed, so that the first so many questions are a fair sample.
-    kept.sort_by_key(|q| stable_hash(&q.question.text));
+    // Kinds mixed, so that the first so many questions are a fair sample. The hash is read from its other end: by the
+    // leading bits the kept ones of a kind with many made all come before those of a kind with few.
+    kept.sort_by_key(|q| stable_hash(&q.question.text).reverse_bits());
     for (n, q) in kept.iter_mut().enumerate() {
         q.question.id = QuestionId(format!("world-{}-{:04}", split.name(), n + 1));
         q.split = Some(split.name().to_owned());
@@ -68,8 +69,9 @@ pub(super) fn generate(split: Split) -> Vec<LabelledQuestion> {
 /// The neighbour with by far the longest border.
 fn longest<'a>(all: &'a [Country], country: &Country) -> Option<(&'a Country, SubQuestion)> {
     let borders = country.borders.as_ref()?;
-    let (first, km, _) = borders.first()?;
-    if borders.get(1).is_some_and(|(_, next, _)| *km < next * MARGIN) {
+    let (first, km, _) = borders.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let near = |(other, next, _): &(usize, f64, String)| other != first && *km < next * MARGIN;
+    if borders.iter().any(near) {
         return None;
     }
     let found = &all[*first];
@@ -132,6 +134,8 @@ fn superlative(all: &[Country], start: &Country, what: &str, first: &SubQuestion
             .map(|(n, _, _)| Some((number(&all[*n], relation)?, &all[*n])))
             .collect();
         let Some(mut numbers) = numbers else { continue };
+        // As the passage lists them: who asks does not know their order yet.
+        let asked: Vec<&Country> = numbers.iter().map(|(_, country)| *country).collect();
         numbers.sort_by(|a, b| if most { b.0.total_cmp(&a.0) } else { a.0.total_cmp(&b.0) });
         let (high, low) = if most {
             (numbers[0].0, numbers[1].0)
@@ -155,7 +159,7 @@ fn superlative(all: &[Country], start: &Country, what: &str, first: &SubQuestion
             .join(", ");
         let neighbours = format!("Which countries border {}?", start.place.in_sentence());
         let mut hops = vec![first.clone(), hop(neighbours, &listed, start, BORDERS)];
-        hops.extend(numbers.iter().filter_map(|(_, country)| look_up(country, relation)));
+        hops.extend(asked.iter().filter_map(|country| look_up(country, relation)));
         let text = match stable_hash(what) % 2 {
             0 => format!("Which of the countries bordering {what} {adjective}?"),
             _ => format!("Among the neighbours of {what}, which one {adjective}?"),

@@ -206,15 +206,15 @@ def main(model, out, f32=None):
         "model_sha256": sha256,
         "greedy": greedy,
     }
-    tokenized = {
-        "texts": [{"text": text, "tokens": tokens(text)} for text in TEXTS],
-        "random": [
-            {"name": name, "parts": parts, "draws": draws, "seed": seed, **digest(tokens(random_text(parts, draws, seed)))}
-            for seed, (name, parts, draws) in enumerate(RANDOM)
-        ],
-        "repeated": [{"unit": unit, "times": times, **digest(tokens(unit * times))} for unit, times in REPEATED],
-    }
-    fixture.update({} if f32 else tokenized)
+    if not f32:
+        fixture |= {
+            "texts": [{"text": text, "tokens": tokens(text)} for text in TEXTS],
+            "random": [
+                {"name": name, "parts": parts, "draws": draws, "seed": seed, **digest(tokens(random_text(parts, draws, seed)))}
+                for seed, (name, parts, draws) in enumerate(RANDOM)
+            ],
+            "repeated": [{"unit": unit, "times": times, **digest(tokens(unit * times))} for unit, times in REPEATED],
+        }
     lines = []
     for key, value in fixture.items():
         dump = lambda x: json.dumps(x, separators=(",", ":"))
