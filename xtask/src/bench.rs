@@ -115,7 +115,7 @@ fn compare(subject: &Subject) -> Result<()> {
     if subject.trains {
         ensure_place(&document, TRAINING)?;
     }
-    step("the built-in model", model::ensure)?;
+    step("the built-in models", model::ensure)?;
     step("the built-in world", || {
         step::run(rag_gym().arg("setup").env("RAG_GYM_BUNDLE", model::folder()))
     })?;

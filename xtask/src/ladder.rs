@@ -173,7 +173,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             _ => cargo(["test", "--workspace", "--no-run"]),
         })
     })?;
-    step("the built-in model", model::ensure)?;
+    step("the built-in models", model::ensure)?;
     let mut ladder = Ladder {
         home: root().join(plan.home),
         // Only the full ladder is a result.

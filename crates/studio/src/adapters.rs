@@ -1,5 +1,5 @@
 //! Adapters in PEFT's layout: those that come with the program, others' that are brought in, and copies
-//! to take elsewhere.
+//! of them and of encoders to take elsewhere.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use training::adapter::{Adapter, halve};
 use training::base::Base;
 
 use crate::export::write_bytes;
-use crate::library::{check_name, known};
+use crate::library::{ENCODER, check_name, known};
 use crate::view::ModelView;
 use crate::{Result, Studio, StudioError, setup};
 
@@ -40,6 +40,7 @@ pub const DEFAULT_MODEL: &str = BUILT_IN[0].name;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
+const ENCODER_FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 
 impl Studio {
     /// Registers a PEFT adapter where it lies. It must fit the base; one with a head is a reward model.
@@ -70,17 +71,19 @@ impl Studio {
         self.forget_loaded(name)
     }
 
-    /// Copies an adapter into a new folder `to`, with `half` as 16-bit floats.
+    /// Copies an adapter or an encoder into a new folder `to`, with `half` as 16-bit floats.
     pub fn export_adapter(&self, name: &str, to: &Path, half: bool) -> Result<()> {
         let row = self.model_row(name)?;
-        if row.adapter_of.is_none() {
-            return Err(StudioError::Invalid(format!(
-                "`{name}` is no adapter: copy its file instead"
-            )));
-        }
+        let files = match row.adapter_of {
+            Some(_) => &[CONFIG, TENSORS][..],
+            None if row.architecture == ENCODER => &ENCODER_FILES,
+            None => {
+                return Err(StudioError::Invalid(format!("`{name}` is one file: copy it instead")));
+            }
+        };
         let from = Path::new(&row.path);
         fs::create_dir(to).map_err(StudioError::file("create", to))?;
-        let copied = copy(from, to, half);
+        let copied = copy(files, from, to, half);
         if copied.is_err() {
             let _ = fs::remove_dir_all(to);
         }
@@ -127,10 +130,10 @@ fn has_head(dir: &Path, root: &store::Model) -> Result<bool> {
     Ok(Adapter::load(&base.config, dir)?.config.head)
 }
 
-fn copy(from: &Path, to: &Path, half: bool) -> Result<()> {
-    for name in [CONFIG, TENSORS] {
+fn copy(files: &[&str], from: &Path, to: &Path, half: bool) -> Result<()> {
+    for name in files {
         let (from, to) = (from.join(name), to.join(name));
-        if half && name == TENSORS {
+        if half && name.ends_with(".safetensors") {
             halve(&from, &to)?;
         } else {
             let copied = fs::copy(&from, &to);

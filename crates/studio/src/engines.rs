@@ -9,6 +9,7 @@ use gym::{
 };
 
 use crate::judges::{JudgeSpec, StoredFindings};
+use crate::library::ENCODER;
 use crate::view::AgentSettings;
 use crate::{Result, Studio, StudioError, endpoints, lock};
 
@@ -205,6 +206,11 @@ impl Studio {
             return Ok(model.clone());
         }
         let row = self.model_row(name)?;
+        if row.architecture == ENCODER {
+            return Err(StudioError::Invalid(format!(
+                "model `{name}` is an encoder: it writes no text"
+            )));
+        }
         let path = Path::new(&row.path);
         let model = Arc::new(match &row.adapter_of {
             Some(base) => self.load_local(base)?.with_adapter(path)?,

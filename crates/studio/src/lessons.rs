@@ -3,18 +3,27 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use gym::{Agent, LabelledQuestion, PromptStyle, Seed};
+use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State, Step, transition};
 use store::EpisodeStatus;
 use training::counterfactual::counterfactuals;
 use training::expert::expert;
-use training::lesson::{Encoder, Lesson, Selection, from_trl, lessons};
+use training::lesson::{Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
+use training::train::TrainingConfig;
 
 use crate::engines::parse;
+use crate::network::Network;
+use crate::run::settings_of;
 use crate::{Result, Studio, StudioError, TrainRequest};
 
 impl Studio {
-    pub(crate) fn examples(&self, request: &TrainRequest, objective: Objective, model: &Path) -> Result<Vec<Example>> {
+    pub(crate) fn examples(
+        &self,
+        request: &TrainRequest,
+        network: &Network,
+        config: &TrainingConfig,
+    ) -> Result<Vec<Example>> {
+        let objective = config.objective;
         if request.judge.is_some() && (objective == Objective::Sft || request.runs.is_empty()) {
             return Err(StudioError::Invalid(
                 "--judge chooses whose rewards of a run dpo and prm learn from".into(),
@@ -22,7 +31,21 @@ impl Studio {
         }
         let mut all = Vec::new();
         for run in &request.runs {
-            all.extend(self.lessons_of_run(run, objective, request.judge.as_deref())?);
+            // An encoder is always shown the compact history, whatever the policy was shown.
+            let shown = match network {
+                Network::Encoder(_) => {
+                    let agent = parse(&settings_of(&self.run_row(run)?)?.agent)?;
+                    Some(Agent::new(agent, PromptStyle::Compact))
+                }
+                Network::Decoder { .. } => None,
+            };
+            self.each_episode(run, request.judge.as_deref(), |labelled, steps| {
+                refuse_test(labelled)?;
+                let shown = shown.as_ref().map(|agent| shown_by(agent, labelled, steps));
+                let steps = shown.as_deref().unwrap_or(steps);
+                all.extend(lessons(labelled, steps, objective, Selection::default()));
+                Ok(())
+            })?;
         }
         for file in &request.files {
             all.extend(lessons_of_file(file)?);
@@ -42,21 +65,7 @@ impl Studio {
                     .into(),
             ));
         }
-        let encoder = Encoder::open(model)?;
-        Ok(all
-            .iter()
-            .map(|lesson| encoder.example(lesson))
-            .collect::<training::Result<_>>()?)
-    }
-
-    fn lessons_of_run(&self, run: &str, objective: Objective, judge: Option<&str>) -> Result<Vec<Lesson>> {
-        let mut all = Vec::new();
-        self.each_episode(run, judge, |labelled, steps| {
-            refuse_test(labelled)?;
-            all.extend(lessons(labelled, steps, objective, Selection::default()));
-            Ok(())
-        })?;
-        Ok(all)
+        network.examples(&all, config)
     }
 
     /// Calls back with every finished episode of a run; with a judge, candidates have that judge's rewards,
@@ -126,6 +135,18 @@ fn spread<T>(list: Vec<T>, most: usize) -> impl Iterator<Item = T> {
         .enumerate()
         .filter(move |(idx, _)| kept(*idx))
         .map(|(_, item)| item)
+}
+
+/// The steps with the prompts that this agent would have shown.
+fn shown_by(agent: &Agent, labelled: &LabelledQuestion, steps: &[Step]) -> Vec<Step> {
+    let mut state = State::new(labelled.question.clone());
+    let mut steps = steps.to_vec();
+    for step in &mut steps {
+        state.truncated = step.truncated;
+        step.prompt = step.prompt.is_some().then(|| agent.prompt(&state));
+        state = transition(&state, step.action(), step.hits.clone(), step.finding.clone());
+    }
+    steps
 }
 
 /// What a test measures must not be learnt.

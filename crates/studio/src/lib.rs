@@ -25,6 +25,7 @@ mod judges;
 mod lessons;
 mod library;
 pub mod machine;
+mod network;
 pub mod preview;
 mod results;
 mod rewards;
@@ -71,7 +72,7 @@ struct Inner {
     store: store::Store,
     /// Loaded models, connected endpoints and open indexes, by name.
     models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
-    rewarders: Mutex<HashMap<String, Arc<training::rewarder::Rewarder>>>,
+    rewarders: Mutex<HashMap<String, Arc<rewards::Loaded>>>,
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
     indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
     jobs: Mutex<HashMap<String, run::Job>>,

@@ -115,23 +115,39 @@ impl Studio {
         })
     }
 
-    /// Registers a GGUF file where it lies.
+    /// Registers a GGUF file, or an encoder's folder in Hugging Face's layout, where it lies.
     pub fn add_model(&self, path: &Path, name: &str) -> Result<ModelView> {
         check_name(name)?;
         let path = path.canonicalize().map_err(StudioError::file("read", path))?;
-        let info = lm::LocalModel::open(&path)?.info().clone();
-        let model = store::Model {
+        self.register_model(&path, name, None)?;
+        self.model(name)
+    }
+
+    /// `sha256`: of its weights, where it is known already.
+    pub(crate) fn register_model(&self, path: &Path, name: &str, sha256: Option<&str>) -> Result<()> {
+        let (kind, architecture, parameters) = if path.is_dir() {
+            let bert = training::cross_encoder::CrossEncoder::open(path)?.bert;
+            let kind = if bert.scored { "reward" } else { "encoder" };
+            (kind, ENCODER.to_owned(), bert.parameters() as u64)
+        } else {
+            let info = lm::LocalModel::open(path)?.info().clone();
+            ("language", info.architecture, info.parameters)
+        };
+        let mut model = store::Model {
             name: name.into(),
-            kind: "language".into(),
-            sha256: crate::setup::sha256(&path)?,
+            kind: kind.into(),
+            sha256: String::new(),
             path: path.display().to_string(),
-            architecture: info.architecture,
-            parameters: info.parameters,
+            architecture,
+            parameters,
             adapter_of: None,
         };
+        model.sha256 = match sha256 {
+            Some(known) => known.into(),
+            None => crate::setup::sha256(&weights_of(&model))?,
+        };
         self.store().put_model(&model)?;
-        self.forget_loaded(name)?;
-        self.model(name)
+        self.forget_loaded(name)
     }
 
     /// Forgets a model. Its file or folder goes too if it lies in the home, where set-up or training wrote it.
@@ -378,11 +394,15 @@ impl Studio {
     }
 }
 
-/// The file that a model's hash is of; an adapter is a folder.
+/// The architecture of encoders, and of reward models that are one.
+pub(crate) const ENCODER: &str = "bert";
+
+/// The file that a model's hash is of; adapters and encoders are folders.
 pub(crate) fn weights_of(model: &store::Model) -> PathBuf {
     let path = PathBuf::from(&model.path);
     match model.adapter_of {
         Some(_) => path.join("adapter_model.safetensors"),
+        None if model.architecture == ENCODER => path.join("model.safetensors"),
         None => path,
     }
 }

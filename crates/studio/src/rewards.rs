@@ -4,21 +4,29 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gym::{Agent, Candidate, EngineError, PromptStyle, RewardModel, State};
-use training::lesson::Completion;
+use training::cross_encoder::Scorer;
+use training::lesson::{Completion, Lesson};
 use training::rewarder::Rewarder;
 
 use crate::engines::parse;
+use crate::library::ENCODER;
 use crate::view::AgentSettings;
 use crate::{Result, Studio, StudioError, lock};
 
 /// Raise it when the same files reward otherwise than before.
 const VERSION: u32 = 1;
 
+/// A reward model's files, read.
+pub(crate) enum Loaded {
+    Adapter(Rewarder),
+    Encoder(Scorer),
+}
+
 /// Scores candidates behind the prompt that the agent would send, as in training.
 struct TrainedReward {
     id: String,
     agent: Agent,
-    rewarder: Arc<Rewarder>,
+    loaded: Arc<Loaded>,
 }
 
 impl RewardModel for TrainedReward {
@@ -35,12 +43,20 @@ impl RewardModel for TrainedReward {
                 reward: None,
             })
             .collect();
-        self.rewarder
-            .score(&self.agent.prompt(state), &completions)
-            .map_err(|error| EngineError::Failed {
-                engine: self.id.clone(),
-                message: error.to_string(),
-            })
+        let prompt = self.agent.prompt(state);
+        let scored = match &*self.loaded {
+            Loaded::Adapter(rewarder) => rewarder.score(&prompt, &completions),
+            Loaded::Encoder(scorer) => scorer.score(&Lesson {
+                question: String::new(),
+                prompt,
+                completions,
+                pairs: Vec::new(),
+            }),
+        };
+        scored.map_err(|error| EngineError::Failed {
+            engine: self.id.clone(),
+            message: error.to_string(),
+        })
     }
 }
 
@@ -66,29 +82,36 @@ impl Studio {
     /// A registered reward model, to score what the agent of these settings does.
     pub(crate) fn reward_model(&self, name: &str, settings: &AgentSettings) -> Result<Arc<dyn RewardModel>> {
         let row = self.reward_row(name)?;
-        let style: PromptStyle = parse(settings.prompt.as_deref().unwrap_or("compact"))?;
+        let style = match row.architecture.as_str() {
+            ENCODER => PromptStyle::Compact,
+            _ => parse(settings.prompt.as_deref().unwrap_or("compact"))?,
+        };
         Ok(Arc::new(TrainedReward {
             id: reward_id(&row),
             agent: Agent::new(parse(&settings.agent)?, style),
-            rewarder: self.rewarder(name)?,
+            loaded: self.loaded_reward(name)?,
         }))
     }
 
     /// Read from its files once.
-    fn rewarder(&self, name: &str) -> Result<Arc<Rewarder>> {
-        if let Some(rewarder) = lock(&self.inner.rewarders).get(name) {
-            return Ok(rewarder.clone());
+    fn loaded_reward(&self, name: &str) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = lock(&self.inner.rewarders).get(name) {
+            return Ok(loaded.clone());
         }
         let (root, adapter) = self.root_of(name)?;
-        let adapter = adapter.ok_or_else(|| {
-            StudioError::Invalid(format!(
-                "reward model `{name}` has no base: train one with `rag-gym train prm`"
-            ))
-        })?;
-        let rewarder = Arc::new(Rewarder::open(Path::new(&root.path), &adapter)?);
+        let path = Path::new(&root.path);
+        let loaded = match adapter {
+            Some(adapter) => Loaded::Adapter(Rewarder::open(path, &adapter)?),
+            None if root.architecture == ENCODER => Loaded::Encoder(Scorer::open(path)?),
+            None => {
+                return Err(StudioError::Invalid(format!(
+                    "reward model `{name}` has no base: train one with `rag-gym train prm`"
+                )));
+            }
+        };
         Ok(lock(&self.inner.rewarders)
             .entry(name.into())
-            .or_insert(rewarder)
+            .or_insert(Arc::new(loaded))
             .clone())
     }
 }

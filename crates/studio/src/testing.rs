@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::results::finished_episode;
 use crate::view::AgentSettings;
-use crate::{Studio, clock};
+use crate::{Studio, TrainRequest, clock};
 
 pub const RUN: &str = "r";
 
@@ -64,6 +64,41 @@ pub fn judged_run() -> (TempDir, Studio) {
         finish(&studio, question, &steps);
     }
     (dir, studio)
+}
+
+/// A request that names no data that exists.
+pub fn training(name: &str) -> TrainRequest {
+    TrainRequest {
+        method: "sft".into(),
+        runs: Vec::new(),
+        judge: None,
+        files: vec!["data.jsonl".into()],
+        expert: Vec::new(),
+        agents: Vec::new(),
+        corpus: None,
+        limit: None,
+        readings: None,
+        counterfactuals: 0,
+        k: 3,
+        base: "base".into(),
+        out: name.into(),
+        rank: 4,
+        alpha: 8.0,
+        targets: vec!["q".into()],
+        learning_rate: None,
+        schedule: "linear".into(),
+        warm_up: 0.0,
+        epochs: 1,
+        batch: 1,
+        beta: 0.1,
+        centre: 0.01,
+        dropout: 0.0,
+        max_length: 64,
+        eval_ratio: 0.0,
+        eval_every: 0,
+        patience: 0,
+        seed: 0,
+    }
 }
 
 pub fn finish(studio: &Studio, question: &str, steps: &[Step]) {

@@ -8,13 +8,14 @@ use gym::Seed;
 use serde::{Deserialize, Serialize};
 use specta::Type;
 use training::TrainingError;
-use training::adapter::{Adapter, AdapterConfig};
-use training::base::{Base, Part};
+use training::adapter::AdapterConfig;
+use training::base::Part;
 use training::objective::{Example, Objective};
 use training::optimizer::Schedule;
-use training::train::{Evaluation, StepReport, Trained, TrainingConfig, split, train};
+use training::train::{Evaluation, StepReport, TrainingConfig, split};
 
 use crate::library::check_name;
+use crate::network::{Made, Network};
 use crate::trainings::Record;
 use crate::{Cancel, Result, Studio, StudioError};
 
@@ -44,9 +45,10 @@ pub struct TrainRequest {
     pub corpus: Option<String>,
     /// Passages per search of the expert.
     pub k: u32,
-    /// A model, or an adapter to go on from.
+    /// A model, an adapter to go on from, or for PRM an encoder.
     pub base: String,
     pub out: String,
+    /// Rank, alpha, targets: of adapters; an encoder is trained as a whole.
     pub rank: u32,
     pub alpha: f32,
     pub targets: Vec<String>,
@@ -130,16 +132,14 @@ pub struct TrainReport {
 pub(crate) struct Prepared {
     pub request: TrainRequest,
     record: Record,
-    root: store::Model,
-    base: Base,
-    start: Option<Adapter>,
+    network: Network,
     config: TrainingConfig,
     examples: Vec<Example>,
     held_out: Vec<Example>,
 }
 
 impl Studio {
-    /// Trains an adapter and registers it as a model. A training of the same name that was stopped goes on.
+    /// Trains an adapter or an encoder and registers it as a model. A training of the same name that was stopped goes on.
     pub fn train(
         &self,
         request: &TrainRequest,
@@ -160,16 +160,16 @@ impl Studio {
             );
             return Err(StudioError::Invalid(message));
         }
-        let (root, base, start, config) = self.settled(request)?;
-        let examples = self.examples(request, config.objective, Path::new(&root.path))?;
+        let objective = objective(request)?;
+        let network = self.network(request)?;
+        let config = config(request, objective, &network)?;
+        let examples = self.examples(request, &network, &config)?;
         let (examples, held_out) = split(examples, request.eval_ratio, config.seed.derive_str("split"));
         let dir = self.training_dir(&request.out);
         Ok(Prepared {
             record: Record::begin(&dir, request, examples.len(), held_out.len())?,
             request: request.clone(),
-            root,
-            base,
-            start,
+            network,
             config,
             examples,
             held_out,
@@ -205,21 +205,21 @@ impl Studio {
             log.write(&step);
             on_step(&step);
         };
-        let trained = train(
-            &prepared.base,
-            &prepared.config,
-            prepared.start.as_ref(),
-            &prepared.examples,
-            &prepared.held_out,
-            &dir.join(CHECKPOINT),
-            cancel,
-            &mut shown,
-        )
-        .map_err(StudioError::from)
-        .and_then(|trained| {
-            self.keep(&prepared.request, &prepared.root, &prepared.base, &trained)?;
-            Ok(trained)
-        });
+        let (config, checkpoint) = (&prepared.config, dir.join(CHECKPOINT));
+        let trained = prepared
+            .network
+            .train(
+                config,
+                &prepared.examples,
+                &prepared.held_out,
+                &checkpoint,
+                cancel,
+                &mut shown,
+            )
+            .and_then(|trained| {
+                self.keep(&prepared.request, &prepared.network, &trained.model)?;
+                Ok(trained)
+            });
         prepared.record.end(trained.as_ref().err())?;
         let trained = trained?;
         Ok(TrainReport {
@@ -246,18 +246,16 @@ impl Studio {
             )));
         }
         let record = Record::reopen(&dir)?;
-        let (root, base, _, config) = self.settled(request)?;
-        let trained = training::train::so_far(&base, config.adapter, &checkpoint)?;
-        self.keep(request, &root, &base, &trained)?;
+        let network = self.network(request)?;
+        let config = config(request, objective(request)?, &network)?;
+        let made = network.so_far(config, &checkpoint)?;
+        self.keep(request, &network, &made)?;
         record.end(None)
     }
 
-    /// Writes the adapter's files and registers it.
-    fn keep(&self, request: &TrainRequest, root: &store::Model, base: &Base, trained: &Trained) -> Result<()> {
+    fn keep(&self, request: &TrainRequest, network: &Network, made: &Made) -> Result<()> {
         let dir = self.training_dir(&request.out);
-        trained.adapter.save(&base.config, &dir, &root.name)?;
-        let reward = request.method == "prm";
-        self.register_adapter(&request.out, &dir, root, reward)?;
+        self.keep_made(request, network, made, &dir)?;
         // Only now: a training that dies before is gone on with, not begun again.
         let _ = std::fs::remove_file(dir.join(CHECKPOINT));
         Ok(())
@@ -265,18 +263,6 @@ impl Studio {
 
     pub(crate) fn training_dir(&self, name: &str) -> PathBuf {
         self.home().join("models").join(name)
-    }
-
-    fn settled(&self, request: &TrainRequest) -> Result<(store::Model, Base, Option<Adapter>, TrainingConfig)> {
-        let (root, start_dir) = self.root_of(&request.base)?;
-        let objective = objective(request)?;
-        let base = Base::open(Path::new(&root.path))?;
-        let start = match &start_dir {
-            Some(dir) => Some(Adapter::load(&base.config, dir)?),
-            None => None,
-        };
-        let config = self.config(request, objective, start.as_ref())?;
-        Ok((root, base, start, config))
     }
 
     /// The model file under a model, and the adapter's folder if it is one.
@@ -288,49 +274,50 @@ impl Studio {
         let root = self.model_row(base)?;
         Ok((root, Some(PathBuf::from(row.path))))
     }
+}
 
-    fn config(&self, request: &TrainRequest, objective: Objective, start: Option<&Adapter>) -> Result<TrainingConfig> {
-        let targets: Vec<Part> = match request.targets.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["all"] => Part::ALL.to_vec(),
-            _ => request.targets.iter().map(|name| part(name)).collect::<Result<_>>()?,
-        };
-        let head = matches!(objective, Objective::Prm { .. });
-        let adapter = match start {
-            // The pairs of an earlier training stay as they are.
-            Some(start) => AdapterConfig {
-                head,
-                ..start.config.clone()
-            },
-            None => AdapterConfig {
-                rank: request.rank as usize,
-                alpha: request.alpha,
-                targets,
-                head,
-            },
-        };
-        let defaults = TrainingConfig::new(objective, adapter);
-        Ok(TrainingConfig {
-            learning_rate: request.learning_rate.unwrap_or(defaults.learning_rate),
-            schedule: match request.schedule.as_str() {
-                "constant" => Schedule::Constant,
-                "linear" => Schedule::Linear,
-                "cosine" => Schedule::Cosine,
-                other => {
-                    let message = format!("there is no schedule `{other}`: choose constant, linear or cosine");
-                    return Err(StudioError::Invalid(message));
-                }
-            },
-            warm_up: request.warm_up,
-            epochs: request.epochs,
-            batch: request.batch as usize,
-            dropout: request.dropout,
-            max_length: request.max_length as usize,
-            eval_every: request.eval_every.into(),
-            patience: request.patience,
-            seed: Seed(request.seed.into()),
-            ..defaults
-        })
-    }
+fn config(request: &TrainRequest, objective: Objective, network: &Network) -> Result<TrainingConfig> {
+    let targets: Vec<Part> = match request.targets.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["all"] => Part::ALL.to_vec(),
+        _ => request.targets.iter().map(|name| part(name)).collect::<Result<_>>()?,
+    };
+    let head = matches!(objective, Objective::Prm { .. });
+    let adapter = match network {
+        Network::Encoder(_) => None,
+        // The pairs of an earlier training stay as they are.
+        Network::Decoder { start: Some(start), .. } => Some(AdapterConfig {
+            head,
+            ..start.config.clone()
+        }),
+        Network::Decoder { start: None, .. } => Some(AdapterConfig {
+            rank: request.rank as usize,
+            alpha: request.alpha,
+            targets,
+            head,
+        }),
+    };
+    let defaults = TrainingConfig::new(objective, adapter);
+    Ok(TrainingConfig {
+        learning_rate: request.learning_rate.unwrap_or(defaults.learning_rate),
+        schedule: match request.schedule.as_str() {
+            "constant" => Schedule::Constant,
+            "linear" => Schedule::Linear,
+            "cosine" => Schedule::Cosine,
+            other => {
+                let message = format!("there is no schedule `{other}`: choose constant, linear or cosine");
+                return Err(StudioError::Invalid(message));
+            }
+        },
+        warm_up: request.warm_up,
+        epochs: request.epochs,
+        batch: request.batch as usize,
+        dropout: request.dropout,
+        max_length: request.max_length as usize,
+        eval_every: request.eval_every.into(),
+        patience: request.patience,
+        seed: Seed(request.seed.into()),
+        ..defaults
+    })
 }
 
 /// Where a training that is not finished keeps what it needs to go on.

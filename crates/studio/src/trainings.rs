@@ -361,40 +361,7 @@ fn unknown(dir: &Path) -> StudioError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn request(name: &str) -> TrainRequest {
-        TrainRequest {
-            method: "sft".into(),
-            runs: Vec::new(),
-            judge: None,
-            files: vec!["data.jsonl".into()],
-            expert: Vec::new(),
-            agents: Vec::new(),
-            corpus: None,
-            limit: None,
-            readings: None,
-            counterfactuals: 0,
-            k: 3,
-            base: "base".into(),
-            out: name.into(),
-            rank: 4,
-            alpha: 8.0,
-            targets: vec!["q".into()],
-            learning_rate: None,
-            schedule: "linear".into(),
-            warm_up: 0.0,
-            epochs: 1,
-            batch: 1,
-            beta: 0.1,
-            centre: 0.01,
-            dropout: 0.0,
-            max_length: 64,
-            eval_ratio: 0.0,
-            eval_every: 0,
-            patience: 0,
-            seed: 0,
-        }
-    }
+    use crate::testing::training as request;
 
     #[test]
     fn a_record_says_what_became_of_a_training_even_of_a_killed_one() {

@@ -1,4 +1,4 @@
-//! Causal attention over a forest, and its backward pass. Probabilities are never kept: the backward pass
+//! Attention over a forest, and its backward pass. Probabilities are never kept: the backward pass
 //! computes them again, block by block, from the logarithm of each row's sum.
 
 use rayon::prelude::*;
@@ -193,6 +193,7 @@ struct Block {
     rows: std::ops::Range<usize>,
     parts: Vec<Visible>,
     width: usize,
+    both_ways: bool,
 }
 
 /// The first rows of a segment, as columns from `at` on.
@@ -205,7 +206,10 @@ struct Visible {
 impl Block {
     /// Columns that a row sees.
     fn visible(&self, row: usize) -> usize {
-        self.width - (self.rows.end - 1 - row)
+        match self.both_ways {
+            true => self.width,
+            false => self.width - (self.rows.end - 1 - row),
+        }
     }
 }
 
@@ -253,12 +257,14 @@ impl<'a> Sight<'a> {
             }
             for from in segment.rows.clone().step_by(BLOCK) {
                 let to = segment.rows.end.min(from + BLOCK);
-                let own = to - segment.rows.start;
+                let both_ways = self.forest.both_ways;
+                let own = if both_ways { segment.rows.end } else { to } - segment.rows.start;
                 let parts = above.iter().copied().chain([(idx, own, at)]);
                 each(&Block {
                     rows: from..to,
                     parts: parts.map(|(segment, rows, at)| Visible { segment, rows, at }).collect(),
                     width: at + own,
+                    both_ways,
                 });
             }
         }

@@ -46,7 +46,7 @@ pub fn exp(x: f32) -> f32 {
 
 /// `Σ f(i)` in sixteen sums that the compiler can keep in vectors.
 #[inline(always)]
-fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut sums = [0.0; 16];
     let whole = len / 16 * 16;
     for at in (0..whole).step_by(16) {

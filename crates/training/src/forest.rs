@@ -6,7 +6,7 @@ use std::ops::Range;
 const LEAST: usize = 8;
 
 /// A run of consecutive rows. A row sees all rows of the segment's ancestors, and those of its own
-/// segment up to itself.
+/// segment up to itself, or all of them where the forest is seen both ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub rows: Range<usize>,
@@ -20,6 +20,8 @@ pub struct Forest {
     /// Distance from the root's first token, per row: what rotates queries and keys.
     pub positions: Vec<u32>,
     pub segments: Vec<Segment>,
+    /// Rows see what comes after them in their segment too, as in encoders.
+    pub both_ways: bool,
 }
 
 impl Forest {
@@ -27,6 +29,28 @@ impl Forest {
     pub fn push(&mut self, sequences: &[Vec<u32>]) -> Vec<Vec<usize>> {
         let mut rows = vec![Vec::new(); sequences.len()];
         self.branch(None, 0, (0..sequences.len()).collect(), sequences, &mut rows);
+        rows
+    }
+
+    /// Adds a sequence and what may follow it, each without its siblings. Returns the rows of each of those.
+    pub fn push_family(&mut self, first: &[u32], following: &[Vec<u32>]) -> Vec<Range<usize>> {
+        let parent = self.segments.len();
+        self.segment(first, 0, None);
+        following
+            .iter()
+            .map(|tokens| self.segment(tokens, first.len(), Some(parent)))
+            .collect()
+    }
+
+    /// Adds a segment whose first token is `depth` away from the root's; returns its rows.
+    fn segment(&mut self, tokens: &[u32], depth: usize, parent: Option<usize>) -> Range<usize> {
+        let rows = self.tokens.len()..self.tokens.len() + tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend(depth as u32..(depth + tokens.len()) as u32);
+        self.segments.push(Segment {
+            rows: rows.clone(),
+            parent,
+        });
         rows
     }
 
@@ -54,17 +78,10 @@ impl Forest {
             let first = &sequences[group[0]];
             let ends = group.iter().map(|&idx| common(first, &sequences[idx]));
             let end = ends.min().unwrap_or(depth);
-            let start = self.tokens.len();
-            self.tokens.extend_from_slice(&first[depth..end]);
-            self.positions.extend(depth as u32..end as u32);
-            let segment = Segment {
-                rows: start..self.tokens.len(),
-                parent,
-            };
+            let added = self.segment(&first[depth..end], depth, parent);
             for &idx in &group {
-                rows[idx].extend(segment.rows.clone());
+                rows[idx].extend(added.clone());
             }
-            self.segments.push(segment);
             group.retain(|&idx| sequences[idx].len() > end);
             self.branch(Some(self.segments.len() - 1), end, group, sequences, rows);
         }

@@ -217,22 +217,8 @@ fn rewarded(
     let forest = &batch.forest;
     let (last, trace) = forward(base, Some(adapter), forest, batch.ends(), dropout, gradient.is_some())?;
     let (normed, rewards) = score(base, adapter, &last)?;
-    let mut measure = Measure {
-        rows: forest.rows(),
-        ..Measure::default()
-    };
-    let mut slopes = vec![0.0f32; rewards.len()];
-    let mut first = 0;
-    for example in batch.examples {
-        for &(chosen, rejected) in &example.pairs {
-            let (a, b) = (f64::from(rewards[first + chosen]), f64::from(rewards[first + rejected]));
-            let off_centre = f64::from(centre) * (a + b);
-            measure.pair(softplus(b - a) + off_centre * (a + b), a - b);
-            slopes[first + chosen] += (2.0 * off_centre - sigmoid(b - a)) as f32;
-            slopes[first + rejected] += (2.0 * off_centre + sigmoid(b - a)) as f32;
-        }
-        first += example.completions.len();
-    }
+    let (mut measure, slopes) = pairwise(centre, batch.examples, &rewards);
+    measure.rows = forest.rows();
     if let Some((gradient, weight)) = gradient {
         let head = &adapter.values[adapter.head()];
         let d_head = &mut gradient[adapter.head()];
@@ -247,6 +233,24 @@ fn rewarded(
         descend(base, adapter, forest, trace, &last, &d_normed, gradient)?;
     }
     Ok(measure)
+}
+
+/// PRM's loss of every pair, and its derivatives by the rewards: one of each per completion, in order.
+pub(crate) fn pairwise(centre: f32, examples: &[&Example], rewards: &[f32]) -> (Measure, Vec<f32>) {
+    let mut measure = Measure::default();
+    let mut slopes = vec![0.0f32; rewards.len()];
+    let mut first = 0;
+    for example in examples {
+        for &(chosen, rejected) in &example.pairs {
+            let (a, b) = (f64::from(rewards[first + chosen]), f64::from(rewards[first + rejected]));
+            let off_centre = f64::from(centre) * (a + b);
+            measure.pair(softplus(b - a) + off_centre * (a + b), a - b);
+            slopes[first + chosen] += (2.0 * off_centre - sigmoid(b - a)) as f32;
+            slopes[first + rejected] += (2.0 * off_centre + sigmoid(b - a)) as f32;
+        }
+        first += example.completions.len();
+    }
+    (measure, slopes)
 }
 
 /// Log-probability of every completion of a batch; without adapter, the base's own.

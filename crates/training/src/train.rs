@@ -17,7 +17,8 @@ use crate::{Result, TrainingError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingConfig {
     pub objective: Objective,
-    pub adapter: AdapterConfig,
+    /// `None` for an encoder, all of whose weights are trained.
+    pub adapter: Option<AdapterConfig>,
     /// At its peak.
     pub learning_rate: f32,
     pub schedule: Schedule,
@@ -46,15 +47,17 @@ pub struct TrainingConfig {
 }
 
 impl TrainingConfig {
-    pub fn new(objective: Objective, adapter: AdapterConfig) -> TrainingConfig {
+    pub fn new(objective: Objective, adapter: impl Into<Option<AdapterConfig>>) -> TrainingConfig {
+        let adapter = adapter.into();
         TrainingConfig {
             objective,
-            adapter,
             learning_rate: match objective {
+                _ if adapter.is_none() => 5e-5,
                 Objective::Sft => 5e-4,
                 Objective::Dpo { .. } => 1e-4,
                 Objective::Prm { .. } => 3e-4,
             },
+            adapter,
             schedule: Schedule::Linear,
             warm_up: 0.05,
             epochs: 1,
@@ -81,7 +84,7 @@ impl TrainingConfig {
             _ if !(0.0..=1.0).contains(&self.warm_up) => wrong("the warm-up is a share of all steps: 0 to 1"),
             _ if self.epochs == 0 || self.batch == 0 => wrong("epochs and batch start at 1"),
             _ if self.max_length < 2 => wrong("the longest example has at least 2 tokens"),
-            _ if matches!(self.objective, Objective::Prm { .. }) != self.adapter.head => {
+            _ if matches!(self.objective, Objective::Prm { .. }) != self.adapter.as_ref().is_none_or(|a| a.head) => {
                 wrong("a reward model has a head, a policy has none")
             }
             _ => Ok(()),
@@ -138,13 +141,39 @@ pub struct StepReport {
 }
 
 /// A finished training.
-pub struct Trained {
+pub struct Trained<M = Adapter> {
     /// The best by evaluation if there were any, else the last.
-    pub adapter: Adapter,
+    pub model: M,
     pub steps: u64,
-    /// Of `adapter`.
+    /// Of `model`.
     pub evaluation: Option<Evaluation>,
     pub stopped_early: bool,
+}
+
+impl<M> Trained<M> {
+    pub fn map<N>(self, of: impl FnOnce(M) -> N) -> Trained<N> {
+        Trained {
+            model: of(self.model),
+            steps: self.steps,
+            evaluation: self.evaluation,
+            stopped_early: self.stopped_early,
+        }
+    }
+}
+
+/// What the loop trains: numbers in one vector, and the loss of examples by them.
+pub(crate) trait Learner {
+    fn values(&mut self) -> &mut Vec<f32>;
+
+    /// The loss of some examples, a sum. With `gradient`, `weight` times its gradient is added to it. `step`
+    /// is that of a training step, for what is drawn anew in each; `None` measures as at inference.
+    fn measure(
+        &mut self,
+        examples: &[&Example],
+        step: Option<u64>,
+        gradient: Option<(&mut [f32], f32)>,
+        cancel: &Cancel,
+    ) -> Result<Measure>;
 }
 
 /// What a checkpoint holds beside the numbers.
@@ -157,14 +186,20 @@ struct Progress {
     since_best: u32,
 }
 
-struct Training<'a> {
+struct Training<'a, L> {
+    config: &'a TrainingConfig,
+    learner: L,
+    adam: AdamW,
+    progress: Progress,
+    best: Option<Vec<f32>>,
+}
+
+/// An adapter on its base.
+struct Adapting<'a> {
     base: &'a Base,
     config: &'a TrainingConfig,
     start: Option<&'a Adapter>,
     adapter: Adapter,
-    adam: AdamW,
-    progress: Progress,
-    best: Option<Vec<f32>>,
     /// For DPO: the log-probabilities, before training, of each example's completions, once computed.
     references: HashMap<*const Example, Vec<f32>>,
 }
@@ -188,12 +223,64 @@ pub fn train(
     cancel: &Cancel,
     on_step: &mut dyn FnMut(&StepReport),
 ) -> Result<Trained> {
+    let Some(wanted) = &config.adapter else {
+        return Err(TrainingError::Invalid(
+            "a base that stays as it is needs an adapter".into(),
+        ));
+    };
+    let adapter = Adapter::new(&base.config, wanted.clone(), config.seed.derive_str("adapter"))?;
+    let adapter = match start {
+        None => adapter,
+        Some(start) if start.config == *wanted => start.clone(),
+        Some(start)
+            if *wanted
+                == (AdapterConfig {
+                    head: true,
+                    ..start.config.clone()
+                }) =>
+        {
+            start.clone().with_head(&adapter.values[adapter.head()])
+        }
+        Some(start) => {
+            let message = format!("an adapter of {:?} cannot become one of {wanted:?}", start.config);
+            return Err(TrainingError::Invalid(message));
+        }
+    };
+    let learner = Adapting {
+        base,
+        config,
+        start,
+        adapter,
+        references: HashMap::new(),
+    };
+    let limits = (base.config.vocabulary, base.config.context_tokens);
+    let started = start.map_or(&[][..], |start| &start.values);
+    let trained = learn(
+        learner, config, limits, started, examples, held_out, checkpoint, cancel, on_step,
+    )?;
+    Ok(trained.map(|learner| learner.adapter))
+}
+
+/// [`train`], whatever it is that learns. `limits`: tokens of the vocabulary and of the longest example;
+/// `started`: the numbers that were there before training.
+#[expect(clippy::too_many_arguments, reason = "the parts of a training, as above")]
+pub(crate) fn learn<L: Learner>(
+    mut learner: L,
+    config: &TrainingConfig,
+    limits: (usize, usize),
+    started: &[f32],
+    examples: &[Example],
+    held_out: &[Example],
+    checkpoint: &Path,
+    cancel: &Cancel,
+    on_step: &mut dyn FnMut(&StepReport),
+) -> Result<Trained<L>> {
     config.check()?;
     let prepare = |examples: &[Example]| -> Result<Vec<Example>> {
         examples
             .iter()
             .enumerate()
-            .map(|(idx, example)| prepared(example, idx, base, config))
+            .map(|(idx, example)| prepared(example, idx, limits, config))
             .collect()
     };
     let (examples, held_out) = (prepare(examples)?, prepare(held_out)?);
@@ -205,41 +292,17 @@ pub fn train(
     let steps_an_epoch = examples.len().div_ceil(config.batch) as u64;
     let steps = steps_an_epoch * u64::from(config.epochs);
     let warm_up = (f64::from(config.warm_up) * steps as f64).ceil() as u64;
-    let adapter = Adapter::new(&base.config, config.adapter.clone(), config.seed.derive_str("adapter"))?;
-    let adapter = match start {
-        None => adapter,
-        Some(start) if start.config == config.adapter => start.clone(),
-        Some(start)
-            if config.adapter
-                == (AdapterConfig {
-                    head: true,
-                    ..start.config.clone()
-                }) =>
-        {
-            start.clone().with_head(&adapter.values[adapter.head()])
-        }
-        Some(start) => {
-            let message = format!(
-                "an adapter of {:?} cannot become one of {:?}",
-                start.config, config.adapter
-            );
-            return Err(TrainingError::Invalid(message));
-        }
-    };
     let mut training = Training {
-        base,
         config,
-        start,
-        adam: AdamW::new(adapter.values.len(), config.weight_decay),
+        adam: AdamW::new(learner.values().len(), config.weight_decay),
+        learner,
         progress: Progress {
-            fingerprint: fingerprint(config, start, &examples, &held_out),
+            fingerprint: fingerprint(config, started, &examples, &held_out),
             step: 0,
             best: None,
             since_best: 0,
         },
-        adapter,
         best: None,
-        references: HashMap::new(),
     };
     if checkpoint.exists() {
         training.restore(checkpoint)?;
@@ -259,7 +322,7 @@ pub fn train(
             every => next.is_multiple_of(every) || next == steps,
         };
         // A step whose evaluation is cancelled is taken back, so that both are made when training goes on.
-        let before = (due && !held_out.is_empty()).then(|| (training.adapter.values.clone(), training.adam.clone()));
+        let before = (due && !held_out.is_empty()).then(|| (training.learner.values().clone(), training.adam.clone()));
         let report = training.step(&chosen, share * f64::from(config.learning_rate), cancel);
         let mut report = match report {
             Err(TrainingError::Cancelled) if saved < step => {
@@ -272,7 +335,7 @@ pub fn train(
         if let Some((values, adam)) = before {
             match training.evaluate(&held_out, cancel) {
                 Err(TrainingError::Cancelled) => {
-                    (training.adapter.values, training.adam) = (values, adam);
+                    (*training.learner.values(), training.adam) = (values, adam);
                     training.progress.step = step - 1;
                     if saved < step - 1 {
                         training.save(checkpoint)?;
@@ -291,16 +354,16 @@ pub fn train(
         on_step(&report);
     }
     let Training {
-        mut adapter,
+        mut learner,
         progress,
         best,
         ..
     } = training;
     if let Some(best) = best {
-        adapter.values = best;
+        *learner.values() = best;
     }
     Ok(Trained {
-        adapter,
+        model: learner,
         steps: progress.step,
         evaluation: progress.best,
         stopped_early,
@@ -311,6 +374,16 @@ pub fn train(
 ///
 /// `adapter` is that of its settings. Errors if the checkpoint is damaged or holds an adapter of another size.
 pub fn so_far(base: &Base, adapter: AdapterConfig, checkpoint: &Path) -> Result<Trained> {
+    let mut adapter = Adapter::new(&base.config, adapter, Seed(0))?;
+    let trained = values_so_far(adapter.values.len(), checkpoint)?;
+    Ok(trained.map(|values| {
+        adapter.values = values;
+        adapter
+    }))
+}
+
+/// [`so_far`] of as many numbers.
+pub(crate) fn values_so_far(n: usize, checkpoint: &Path) -> Result<Trained<Vec<f32>>> {
     let damaged = |message: String| TrainingError::Corrupt {
         path: checkpoint.into(),
         message,
@@ -320,18 +393,12 @@ pub fn so_far(base: &Base, adapter: AdapterConfig, checkpoint: &Path) -> Result<
     let get = |name: &str| tensors.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
     let progress: Progress =
         serde_json::from_slice(&get("progress")?.to_vec1::<u8>()?).map_err(|error| damaged(error.to_string()))?;
-    let values = get(if progress.best.is_some() { "best" } else { "values" })?.to_vec1()?;
-    let mut adapter = Adapter::new(&base.config, adapter, Seed(0))?;
-    if values.len() != adapter.values.len() {
-        let expected = adapter.values.len();
-        return Err(damaged(format!(
-            "it holds {} numbers, expected {expected}",
-            values.len()
-        )));
+    let values: Vec<f32> = get(if progress.best.is_some() { "best" } else { "values" })?.to_vec1()?;
+    if values.len() != n {
+        return Err(damaged(format!("it holds {} numbers, expected {n}", values.len())));
     }
-    adapter.values = values;
     Ok(Trained {
-        adapter,
+        model: values,
         steps: progress.step,
         evaluation: progress.best,
         stopped_early: true,
@@ -354,79 +421,36 @@ pub fn split(examples: Vec<Example>, share: f64, seed: Seed) -> (Vec<Example>, V
         .partition(|example| !held_out.contains(&example.question))
 }
 
-impl Training<'_> {
-    fn step(&mut self, examples: &[&Example], learning_rate: f64, cancel: &Cancel) -> Result<StepReport> {
-        let (config, step) = (self.config, self.progress.step + 1);
-        let n: usize = examples.iter().map(|example| config.objective.n(example)).sum();
-        let mut gradient = vec![0.0; self.adapter.values.len()];
+impl Learner for Adapting<'_> {
+    fn values(&mut self) -> &mut Vec<f32> {
+        &mut self.adapter.values
+    }
+
+    fn measure(
+        &mut self,
+        examples: &[&Example],
+        step: Option<u64>,
+        mut gradient: Option<(&mut [f32], f32)>,
+        cancel: &Cancel,
+    ) -> Result<Measure> {
+        let config = self.config;
         let mut total = Measure::default();
         for (idx, examples) in packed(examples, config.pack_tokens).into_iter().enumerate() {
             cancelled(cancel)?;
             let batch = Batch::new(examples);
             let reference = self.reference(&batch)?;
-            let dropout = dropout_of(
-                config.dropout,
-                config.seed.derive_str("dropout").derive(step).derive(idx as u64),
-            );
-            let weight = 1.0 / n as f32;
-            let gradient = Some((&mut gradient[..], weight));
+            let seed = |step| config.seed.derive_str("dropout").derive(step).derive(idx as u64);
+            let dropout = step.and_then(|step| dropout_of(config.dropout, seed(step)));
+            let gradient = gradient.as_mut().map(|(gradient, weight)| (&mut gradient[..], *weight));
             total += config
                 .objective
                 .measure(self.base, &self.adapter, &batch, &reference, dropout, gradient)?;
         }
-        let grad_norm = clip(&mut gradient, config.clip_norm);
-        for (what, number) in [("a loss", total.loss), ("a gradient", grad_norm)] {
-            if !number.is_finite() {
-                return Err(TrainingError::Diverged {
-                    step,
-                    what: what.into(),
-                });
-            }
-        }
-        self.adam
-            .update(&mut self.adapter.values, &gradient, learning_rate as f32, step);
-        self.progress.step = step;
-        Ok(StepReport {
-            step,
-            steps: step,
-            measure: Evaluation::new(step, config.objective, &total),
-            learning_rate,
-            grad_norm,
-            tokens: total.rows,
-            example_tokens: examples.iter().map(|example| length(example)).sum(),
-            evaluation: None,
-        })
+        Ok(total)
     }
+}
 
-    fn evaluate(&mut self, examples: &[&Example], cancel: &Cancel) -> Result<Evaluation> {
-        let mut total = Measure::default();
-        for examples in packed(examples, self.config.pack_tokens) {
-            cancelled(cancel)?;
-            let batch = Batch::new(examples);
-            let reference = self.reference(&batch)?;
-            total += self
-                .config
-                .objective
-                .measure(self.base, &self.adapter, &batch, &reference, None, None)?;
-        }
-        Ok(Evaluation::new(self.progress.step, self.config.objective, &total))
-    }
-
-    fn judge(&mut self, evaluation: Evaluation) -> Evaluation {
-        if self.progress.best.is_none_or(|best| evaluation.loss < best.loss) {
-            self.progress.best = Some(evaluation);
-            self.progress.since_best = 0;
-            self.best = Some(self.adapter.values.clone());
-        } else {
-            self.progress.since_best += 1;
-        }
-        evaluation
-    }
-
-    fn out_of_patience(&self) -> bool {
-        self.config.patience > 0 && self.progress.since_best >= self.config.patience
-    }
-
+impl Adapting<'_> {
     fn reference(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         if !self.config.objective.needs_reference() {
             return Ok(Vec::new());
@@ -444,13 +468,65 @@ impl Training<'_> {
         let of = |&example: &&Example| self.references[&std::ptr::from_ref(example)].clone();
         Ok(batch.examples.iter().flat_map(of).collect())
     }
+}
 
-    fn save(&self, path: &Path) -> Result<()> {
+impl<L: Learner> Training<'_, L> {
+    fn step(&mut self, examples: &[&Example], learning_rate: f64, cancel: &Cancel) -> Result<StepReport> {
+        let (config, step) = (self.config, self.progress.step + 1);
+        let n: usize = examples.iter().map(|example| config.objective.n(example)).sum();
+        let mut gradient = vec![0.0; self.learner.values().len()];
+        let weighted = Some((&mut gradient[..], 1.0 / n as f32));
+        let total = self.learner.measure(examples, Some(step), weighted, cancel)?;
+        let grad_norm = clip(&mut gradient, config.clip_norm);
+        for (what, number) in [("a loss", total.loss), ("a gradient", grad_norm)] {
+            if !number.is_finite() {
+                return Err(TrainingError::Diverged {
+                    step,
+                    what: what.into(),
+                });
+            }
+        }
+        self.adam
+            .update(self.learner.values(), &gradient, learning_rate as f32, step);
+        self.progress.step = step;
+        Ok(StepReport {
+            step,
+            steps: step,
+            measure: Evaluation::new(step, config.objective, &total),
+            learning_rate,
+            grad_norm,
+            tokens: total.rows,
+            example_tokens: examples.iter().map(|example| length(example)).sum(),
+            evaluation: None,
+        })
+    }
+
+    fn evaluate(&mut self, examples: &[&Example], cancel: &Cancel) -> Result<Evaluation> {
+        let total = self.learner.measure(examples, None, None, cancel)?;
+        Ok(Evaluation::new(self.progress.step, self.config.objective, &total))
+    }
+
+    fn judge(&mut self, evaluation: Evaluation) -> Evaluation {
+        if self.progress.best.is_none_or(|best| evaluation.loss < best.loss) {
+            self.progress.best = Some(evaluation);
+            self.progress.since_best = 0;
+            self.best = Some(self.learner.values().clone());
+        } else {
+            self.progress.since_best += 1;
+        }
+        evaluation
+    }
+
+    fn out_of_patience(&self) -> bool {
+        self.config.patience > 0 && self.progress.since_best >= self.config.patience
+    }
+
+    fn save(&mut self, path: &Path) -> Result<()> {
         let progress = serde_json::to_vec(&self.progress).expect("plain data");
         let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
         let mut tensors = HashMap::from([
             ("progress", Tensor::from_slice(&progress, progress.len(), &Device::Cpu)?),
-            ("values", tensor(&self.adapter.values)?),
+            ("values", tensor(self.learner.values())?),
             ("mean", tensor(&self.adam.mean)?),
             ("square", tensor(&self.adam.square)?),
         ]);
@@ -478,7 +554,7 @@ impl Training<'_> {
             )));
         }
         for (name, place) in [
-            ("values", &mut self.adapter.values),
+            ("values", self.learner.values()),
             ("mean", &mut self.adam.mean),
             ("square", &mut self.adam.square),
         ] {
@@ -502,18 +578,20 @@ impl Training<'_> {
 }
 
 /// Checks an example and cuts its prompt's beginning to the longest length.
-fn prepared(example: &Example, idx: usize, base: &Base, config: &TrainingConfig) -> Result<Example> {
+fn prepared(
+    example: &Example,
+    idx: usize,
+    (vocabulary, context): (usize, usize),
+    config: &TrainingConfig,
+) -> Result<Example> {
     let wrong = |message: String| Err(TrainingError::Example { example: idx, message });
     let completions = &example.completions;
     if example.prompt.is_empty() || completions.is_empty() || completions.iter().any(Vec::is_empty) {
         return wrong("the prompt and every completion need at least one token".into());
     }
     let tokens = example.prompt.iter().chain(completions.iter().flatten());
-    if let Some(token) = tokens.copied().find(|&token| token as usize >= base.config.vocabulary) {
-        return wrong(format!(
-            "token {token} is not in the vocabulary of {}",
-            base.config.vocabulary
-        ));
+    if let Some(token) = tokens.copied().find(|&token| token as usize >= vocabulary) {
+        return wrong(format!("token {token} is not in the vocabulary of {vocabulary}"));
     }
     if config.objective == Objective::Sft {
         if !example.pairs.is_empty() {
@@ -530,7 +608,7 @@ fn prepared(example: &Example, idx: usize, base: &Base, config: &TrainingConfig)
         ));
     }
     let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
-    let limit = config.max_length.min(base.config.context_tokens);
+    let limit = config.max_length.min(context);
     if longest >= limit {
         return wrong(format!(
             "a completion has {longest} tokens; with its prompt at most {limit} are allowed"
@@ -585,7 +663,7 @@ fn by_prompt<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Vec<&'a Exa
 }
 
 /// Runs of examples, ordered by prompt, with about so many tokens to compute together, one example at least.
-fn packed<'a, 'b>(examples: &'a [&'b Example], tokens: usize) -> Vec<&'a [&'b Example]> {
+pub(crate) fn packed<'a, 'b>(examples: &'a [&'b Example], tokens: usize) -> Vec<&'a [&'b Example]> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (idx, example) in examples.iter().enumerate() {
@@ -610,7 +688,7 @@ fn length(example: &Example) -> usize {
     example.prompt.len() + example.completions.iter().map(Vec::len).sum::<usize>()
 }
 
-fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Example], held_out: &[&Example]) -> u64 {
+fn fingerprint(config: &TrainingConfig, started: &[f32], examples: &[Example], held_out: &[&Example]) -> u64 {
     // How often it is saved changes nothing.
     let config = TrainingConfig {
         checkpoint_every: 0,
@@ -623,11 +701,13 @@ fn fingerprint(config: &TrainingConfig, start: Option<&Adapter>, examples: &[Exa
     ];
     let text = |part: &serde_json::Result<String>| part.as_ref().expect("plain data").clone();
     let seed = parts.iter().fold(Seed(0), |seed, part| seed.derive_str(&text(part)));
-    let values = start.iter().flat_map(|adapter| &adapter.values);
-    values.fold(seed, |seed, value| seed.derive(value.to_bits().into())).0
+    started
+        .iter()
+        .fold(seed, |seed, value| seed.derive(value.to_bits().into()))
+        .0
 }
 
-fn cancelled(cancel: &Cancel) -> Result<()> {
+pub(crate) fn cancelled(cancel: &Cancel) -> Result<()> {
     cancel.check().map_err(|_| TrainingError::Cancelled)
 }
 

@@ -343,9 +343,9 @@ fn stopping_anywhere_and_going_on_gives_the_same_bytes() {
     for objective in OBJECTIVES {
         let path = |name: &str| dir.path().join(format!("{name} {objective:?}"));
         let (whole, reports) = run(objective, &path("whole"), None);
-        let whole = whole.unwrap().adapter;
+        let whole = whole.unwrap().model;
         assert_eq!(
-            run(objective, &path("again"), None).0.unwrap().adapter.values,
+            run(objective, &path("again"), None).0.unwrap().model.values,
             whole.values
         );
         for stop in [1, 6, 17] {
@@ -353,7 +353,7 @@ fn stopping_anywhere_and_going_on_gives_the_same_bytes() {
             let (stopped, _) = run(objective, &checkpoint, Some(stop));
             assert!(matches!(stopped, Err(TrainingError::Cancelled)));
             let (resumed, later) = run(objective, &checkpoint, None);
-            assert_eq!(resumed.unwrap().adapter.values, whole.values);
+            assert_eq!(resumed.unwrap().model.values, whole.values);
             assert_eq!(later[..], reports[stop as usize..]);
         }
     }
@@ -453,7 +453,7 @@ fn a_long_prompt_loses_its_beginning_only() {
             &mut |_| {},
         )
         .unwrap()
-        .adapter
+        .model
         .values
     });
     assert_eq!(adapters[0], adapters[1]);
@@ -491,7 +491,7 @@ fn training_goes_on_from_an_adapter_which_is_the_reference() {
     let base = base();
     let dir = tempfile::tempdir().unwrap();
     let (sft, _) = run(Objective::Sft, &dir.path().join("sft"), None);
-    let start = sft.unwrap().adapter;
+    let start = sft.unwrap().model;
     for (objective, first_loss) in [(OBJECTIVES[1], Some(2.0f64.ln())), (OBJECTIVES[2], None)] {
         let config = TrainingConfig {
             dropout: 0.0,
@@ -504,7 +504,7 @@ fn training_goes_on_from_an_adapter_which_is_the_reference() {
         let mut seen = |report: &StepReport| reports.push(report.clone());
         let cancel = Cancel::default();
         let trained = train(&base, &config, Some(&start), &examples, &[], &path, &cancel, &mut seen).unwrap();
-        assert_ne!(trained.adapter.values[..start.values.len()], start.values);
+        assert_ne!(trained.model.values[..start.values.len()], start.values);
         // Nothing differs from the reference yet: every margin is 0.
         if let Some(first_loss) = first_loss {
             assert!((reports[0].measure.loss - first_loss).abs() < 1e-6);

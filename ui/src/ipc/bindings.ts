@@ -520,9 +520,10 @@ export type TrainRequest = {
 	corpus: string | null,
 	/**  Passages per search of the expert. */
 	k: number,
-	/**  A model, or an adapter to go on from. */
+	/**  A model, an adapter to go on from, or for PRM an encoder. */
 	base: string,
 	out: string,
+	/**  Rank, alpha, targets: of adapters; an encoder is trained as a whole. */
 	rank: number,
 	alpha: number | null,
 	targets: string[],

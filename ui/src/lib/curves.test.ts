@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { Overview, TrainStep } from "../ipc";
 import { columns, latest, METRICS, present, smoothed } from "./curves";
 import { short } from "./format";
-import { defaultTraining, missing, nextName, trainCommand } from "./training";
+import { defaultTraining, missing, nextName, trainable, trainCommand } from "./training";
 
 const step = (n: number, loss: number, more: Partial<TrainStep> = {}): TrainStep => ({ step: n, steps: 9, loss, learning_rate: 1e-4, tokens_per_second: 100, grad_norm: 1, ...more });
 const [loss] = METRICS;
@@ -33,6 +33,11 @@ describe("the form of a training", () => {
     expect([request.base, request.expert, request.out, missing(request)]).toEqual(["small", ["w-train"], "sft-2", null]);
     expect([missing({ ...request, expert: [] }), missing({ ...request, method: "dpo" }), missing({ ...request, out: "a b" })].every((text) => text !== null)).toBe(true);
     expect(nextName("dpo", [])).toBe("dpo-1");
+  });
+  test("offers encoders as the base of a reward model only", () => {
+    const models = [...overview.models, { name: "mini", kind: "encoder", architecture: "bert" }, { name: "made", kind: "reward", architecture: "bert" }, { name: "head", kind: "reward", architecture: "llama" }];
+    const bases = (method: string) => trainable({ ...overview, models } as Overview, method).map(({ name }) => name);
+    expect([bases("sft"), bases("dpo"), bases("prm")]).toEqual([["small", "head"], ["small", "head"], ["small", "mini", "made", "head"]]);
   });
   test("equals a command that says the method's own settings only", () => {
     const request = { ...defaultTraining(overview, []), limit: 5, learning_rate: 1e-3, files: ["/a b.jsonl"] };

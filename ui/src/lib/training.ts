@@ -1,4 +1,4 @@
-import type { Overview, TrainRequest } from "../ipc";
+import type { ModelView, Overview, TrainRequest } from "../ipc";
 import { spelled } from "./command";
 
 export const METHODS = [
@@ -7,9 +7,17 @@ export const METHODS = [
   { id: "prm", label: "Reward model", hint: "learns to score candidates, and guides any agent", rate: 3e-4 },
 ] as const;
 
-/** Models that can be trained: files and adapters of files. */
-export function trainable(overview: Overview) {
-  return overview.models.filter((model) => model.kind === "language" || model.kind === "reward");
+/** Encoders, and reward models that are one: trained as a whole. */
+export function isEncoder(model: ModelView | undefined): boolean {
+  return model?.architecture === "bert";
+}
+
+/** The usual learning rate of an encoder. */
+export const ENCODER_RATE = 5e-5;
+
+/** Models that can be trained: files and adapters of files, and encoders as reward models. */
+export function trainable(overview: Overview, method: string) {
+  return overview.models.filter((model) => (isEncoder(model) ? method === "prm" : model.kind === "language" || model.kind === "reward"));
 }
 
 /** What a test measures must not be learnt; the program refuses it in any case. */
@@ -38,7 +46,7 @@ export function defaultTraining(overview: Overview, taken: string[]): TrainReque
     readings: null,
     counterfactuals: 0,
     k: 3,
-    base: trainable(overview)[0]?.name ?? "",
+    base: trainable(overview, "sft")[0]?.name ?? "",
     out: nextName("sft", taken),
     rank: 16,
     alpha: 32,
