@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::kernels::attention::{BLOCK, Block, Heads};
+use crate::kernels::attention::{BLOCK, Block, Store};
 
 /// The tokens read so far of one text, as a table of blocks. Only the last block may have room left.
 #[derive(Clone, Default)]
@@ -16,8 +16,7 @@ pub struct Sequence {
 }
 
 pub struct PrefixCache {
-    layers: usize,
-    heads: Heads,
+    store: Store,
     /// Blocks that the tree and the spare ones may fill together.
     most_blocks: usize,
     kept: usize,
@@ -36,10 +35,9 @@ struct Node {
 
 impl PrefixCache {
     /// A cache of at most so many blocks, beside what is in use.
-    pub fn new(layers: usize, heads: Heads, most_blocks: usize) -> PrefixCache {
+    pub fn new(store: Store, most_blocks: usize) -> PrefixCache {
         PrefixCache {
-            layers,
-            heads,
+            store,
             most_blocks,
             kept: 0,
             spare: Vec::new(),
@@ -50,7 +48,7 @@ impl PrefixCache {
 
     /// Bytes of the blocks that are kept, in use or not.
     pub fn bytes(&self) -> usize {
-        (self.kept + self.spare.len()) * Block::bytes(self.layers, self.heads)
+        (self.kept + self.spare.len()) * self.store.bytes_per_block()
     }
 
     /// The longest known beginning of `tokens`, but never all of it: the last token is read again for what
@@ -164,9 +162,7 @@ impl PrefixCache {
     }
 
     fn block(&mut self) -> Arc<Block> {
-        self.spare
-            .pop()
-            .unwrap_or_else(|| Arc::new(Block::new(self.layers, self.heads)))
+        self.spare.pop().unwrap_or_else(|| Arc::new(self.store.block()))
     }
 
     /// Forgets the blocks used longest ago that no sequence holds and none in the tree follows.
@@ -209,8 +205,10 @@ fn forget(nodes: &mut Vec<Node>, used: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use gym::Seed;
+
+    use super::*;
+    use crate::kernels::attention::Heads;
 
     const HEADS: Heads = Heads {
         heads: 1,
@@ -219,7 +217,11 @@ mod tests {
     };
 
     fn cache(blocks: usize) -> PrefixCache {
-        PrefixCache::new(1, HEADS, blocks)
+        let store = Store::Memory {
+            layers: 1,
+            heads: HEADS,
+        };
+        PrefixCache::new(store, blocks)
     }
 
     fn read(cache: &mut PrefixCache, tokens: &[u32]) -> Sequence {

@@ -6,11 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
+
 use crate::LmError;
+use crate::accelerator::Accelerator;
 use crate::cache::PrefixCache;
 use crate::config::Config;
 use crate::gguf::{Gguf, some_rows};
-use crate::kernels::attention::{BLOCK, Plan, Shapes, Span};
+use crate::kernels::attention::{BLOCK, Plan, Shapes, Span, Store};
 use crate::kernels::{
     Activations, Arena, Into, LowRank, Machine, Packed, Part, add_normalised, down_project, gated, normalise, product,
 };
@@ -26,16 +29,16 @@ pub struct Linear {
 
 #[derive(Clone)]
 pub struct Layer {
-    attention_norm: Arc<Vec<f32>>,
+    pub attention_norm: Arc<Vec<f32>>,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
     /// Of each head of the queries and the keys; empty for none.
-    head_norms: Arc<[Vec<f32>; 2]>,
-    feed_forward_norm: Arc<Vec<f32>>,
+    pub head_norms: Arc<[Vec<f32>; 2]>,
+    pub feed_forward_norm: Arc<Vec<f32>>,
     /// Of what the attention and the feed-forward network add; empty for none.
-    post_norms: Arc<[Vec<f32>; 2]>,
+    pub post_norms: Arc<[Vec<f32>; 2]>,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
@@ -47,9 +50,11 @@ pub struct Decoder {
     pub config: Config,
     pub layers: Vec<Layer>,
     embedding: Arc<Packed>,
-    norm: Arc<Vec<f32>>,
+    pub norm: Arc<Vec<f32>>,
     output: Arc<Packed>,
     pub machine: Machine,
+    /// Computes in the machine's place.
+    accelerator: Option<Arc<Accelerator>>,
 }
 
 /// Buffers of a batch, kept from one to the next.
@@ -58,6 +63,8 @@ pub struct Scratch {
     plan: Plan,
     /// (tokens, hidden): after [`Decoder::forward`], what the last layer left.
     x: Vec<f32>,
+    /// The same on an accelerator.
+    x_there: Option<Tensor>,
     normed: Vec<f32>,
     activations: Activations,
     qkv: Vec<f32>,
@@ -76,6 +83,21 @@ impl Linear {
     /// (out, in).
     pub fn dims(&self) -> (usize, usize) {
         (self.weight.rows, self.weight.columns)
+    }
+
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// Row by row, with its adapter.
+    pub fn unpacked(&self) -> Vec<f32> {
+        let mut numbers = unpacked(&self.weight);
+        if let Some(low) = &self.low {
+            for (idx, row) in numbers.chunks_exact_mut(self.weight.columns).enumerate() {
+                low.add_to_row(idx, row);
+            }
+        }
+        numbers
     }
 
     /// Its part of a product with activations whose adapter activations go to `hidden`.
@@ -205,12 +227,37 @@ impl Decoder {
             norm,
             output,
             machine,
+            accelerator: None,
         })
+    }
+
+    /// The same, computed by this device: its weights are unpacked and brought there.
+    pub fn on(mut self, device: &Device) -> Result<Decoder, LmError> {
+        self.accelerator = Some(Accelerator::new(&self, device)?.into());
+        Ok(self)
+    }
+
+    /// The device that computes in the machine's place.
+    pub fn device(&self) -> Option<&Device> {
+        self.accelerator.as_deref().map(Accelerator::device)
+    }
+
+    /// Row by row: the embedding, and what makes logits if that is another matrix.
+    pub fn unpacked_vocabulary(&self) -> (Vec<f32>, Option<Vec<f32>>) {
+        let apart = !Arc::ptr_eq(&self.embedding, &self.output);
+        (unpacked(&self.embedding), apart.then(|| unpacked(&self.output)))
     }
 
     /// An empty cache for the keys and values of so many tokens.
     pub fn cache(&self, kept_tokens: usize) -> PrefixCache {
-        PrefixCache::new(self.config.layers, self.config.heads, kept_tokens.div_ceil(BLOCK))
+        let store = match &self.accelerator {
+            Some(accelerator) => Store::Pages(accelerator.pages()),
+            None => Store::Memory {
+                layers: self.config.layers,
+                heads: self.config.heads,
+            },
+        };
+        PrefixCache::new(store, kept_tokens.div_ceil(BLOCK))
     }
 
     /// Bytes of weights that decoding one token reads.
@@ -254,6 +301,10 @@ impl Decoder {
         let (n, machine) = (tokens.len(), &self.machine);
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(LmError::Tokenizer(format!("token {token} is not in the vocabulary")));
+        }
+        if let Some(accelerator) = &self.accelerator {
+            scratch.x_there = Some(accelerator.forward(spans, tokens)?);
+            return Ok(());
         }
         let Scratch {
             plan,
@@ -325,19 +376,27 @@ impl Decoder {
     }
 
     /// Normalised results of some rows of the last batch: (rows.len(), hidden).
-    pub fn hidden<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> &'a [f32] {
+    pub fn hidden<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> Result<&'a [f32], LmError> {
         let hidden = self.config.hidden;
+        if let (Some(accelerator), Some(x)) = (&self.accelerator, &scratch.x_there) {
+            scratch.picked = accelerator.hidden(x, rows)?.flatten_all()?.to_vec1()?;
+            return Ok(&scratch.picked);
+        }
         scratch.picked.resize(rows.len() * hidden, 0.0);
         for (out, &row) in scratch.picked.chunks_exact_mut(hidden).zip(rows) {
             let x = &scratch.x[row * hidden..][..hidden];
             normalise(self.machine.level, x, &self.norm, self.config.norm_epsilon, out);
         }
-        &scratch.picked
+        Ok(&scratch.picked)
     }
 
     /// Logits of what follows some rows of the last batch: (rows.len(), vocabulary).
-    pub fn logits<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> &'a [f32] {
-        self.hidden(scratch, rows);
+    pub fn logits<'a>(&self, scratch: &'a mut Scratch, rows: &[usize]) -> Result<&'a [f32], LmError> {
+        if let (Some(accelerator), Some(x)) = (&self.accelerator, &scratch.x_there) {
+            scratch.logits = accelerator.logits(x, rows)?.flatten_all()?.to_vec1()?;
+            return Ok(&scratch.logits);
+        }
+        self.hidden(scratch, rows)?;
         let Scratch {
             picked,
             activations,
@@ -355,7 +414,7 @@ impl Decoder {
             self.config.vocabulary,
             Into::Replace,
         );
-        logits
+        Ok(logits)
     }
 
     /// Logits after each of `tokens`, read at once and without any cache: (tokens, vocabulary).
@@ -370,6 +429,15 @@ impl Decoder {
         };
         self.forward(&mut scratch, &mut [span], tokens)?;
         let rows: Vec<usize> = (0..tokens.len()).collect();
-        Ok(self.logits(&mut scratch, &rows).to_vec())
+        Ok(self.logits(&mut scratch, &rows)?.to_vec())
     }
+}
+
+/// All rows of a matrix.
+fn unpacked(matrix: &Packed) -> Vec<f32> {
+    let mut numbers = vec![0.0; matrix.rows * matrix.columns];
+    for (idx, row) in numbers.chunks_exact_mut(matrix.columns).enumerate() {
+        matrix.row(idx, row);
+    }
+    numbers
 }

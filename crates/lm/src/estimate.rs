@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::gguf::Gguf;
 use crate::kernels::Packed;
-use crate::kernels::attention::{BLOCK, Block};
+use crate::kernels::attention::{BLOCK, Store};
 use crate::kernels::measure::Peaks;
 use crate::model::Options;
 use crate::tokenizer::Tokenizer;
@@ -109,7 +109,11 @@ impl Estimate {
             }
         }
         let work = Work::new(&config, layer_bytes + output.unwrap_or(embedding), layer_weights);
-        let kept = Options::default().kept_tokens.div_ceil(BLOCK) * Block::bytes(config.layers, config.heads);
+        let store = Store::Memory {
+            layers: config.layers,
+            heads: config.heads,
+        };
+        let kept = Options::default().kept_tokens.div_ceil(BLOCK) * store.bytes_per_block();
         Ok(Estimate {
             prefill_tokens_per_second: PREFILL_REACHES * 512.0 / work.prompt_seconds(peaks, 512.0),
             decode_tokens_per_second: DECODE_REACHES / work.step_seconds(peaks, 1.0, 288.0),

@@ -4,6 +4,7 @@
 //! Everything blocks; the caller brings threads and seeds. This crate downloads nothing, connects only
 //! to an endpoint's URL, and knows nothing about agents: it turns a [`gym::Generation`] into samples.
 
+pub mod accelerator;
 pub mod cache;
 pub mod chat;
 pub mod config;

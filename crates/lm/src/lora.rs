@@ -79,8 +79,11 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
             linear.low = Some(LowRank::new(config.r, &flat(&a)?, &flat(&b)?, scale as f32).into());
         }
     }
-    match tensors.keys().next() {
-        Some(name) => Err(damaged(format!("tensor `{name}` has no place in this model"))),
+    if let Some(name) = tensors.keys().next() {
+        return Err(damaged(format!("tensor `{name}` has no place in this model")));
+    }
+    match base.device() {
+        Some(device) => decoder.on(device),
         None => Ok(decoder),
     }
 }

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use candle_core::Device;
 use gym::{Cancel, EngineError, Generation, LanguageModel, Prompt, Sample, TokenEvent, Usage};
 
 use crate::LmError;
+use crate::accelerator;
 use crate::chat::ChatTemplate;
 use crate::config::Config;
 use crate::decoder::Decoder;
@@ -45,6 +47,8 @@ pub struct Options {
     pub machine: Machine,
     /// Tokens whose keys and values are kept for whoever reads the same beginning again.
     pub kept_tokens: usize,
+    /// Computes in the machine's place, if there is one.
+    pub device: Option<Device>,
 }
 
 impl Default for Options {
@@ -52,6 +56,7 @@ impl Default for Options {
         Options {
             machine: Machine::shared(),
             kept_tokens: 8192,
+            device: accelerator::found(),
         }
     }
 }
@@ -81,6 +86,10 @@ impl LocalModel {
             .or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
             .unwrap_or_default();
         let decoder = Decoder::load(&mut gguf, config, options.machine.clone())?;
+        let decoder = match &options.device {
+            Some(device) => decoder.on(device)?,
+            None => decoder,
+        };
         let (jobs, _) = channel();
         let model = LocalModel {
             name,
@@ -263,15 +272,9 @@ impl LocalModel {
     }
 
     fn failed(&self, error: LmError) -> EngineError {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(inner) = source {
-            message = format!("{message}: {inner}");
-            source = inner.source();
-        }
         EngineError::Failed {
             engine: self.name.clone(),
-            message,
+            message: error.told(),
         }
     }
 }

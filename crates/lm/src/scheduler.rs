@@ -163,10 +163,11 @@ impl Scheduler {
                 }
             }
             if let Err(error) = self.step() {
-                // Nothing tells whose token it was; ids are checked before they come here.
-                let message = error.to_string();
+                // Nothing tells whose part of the batch it was.
+                let message = error.told();
                 for request in self.requests.drain(..) {
-                    request.reply(Reply::Failed(LmError::Tokenizer(message.clone())));
+                    let error = candle_core::Error::Msg(message.clone());
+                    request.reply(Reply::Failed(LmError::Compute(error)));
                 }
             }
         }
@@ -227,10 +228,10 @@ impl Scheduler {
         }
         let mut scored = Vec::new();
         for entry in entries {
-            self.file(entry, &tokens, &mut scored);
+            self.file(entry, &tokens, &mut scored)?;
         }
-        self.score(&scored);
-        self.draw();
+        self.score(&scored)?;
+        self.draw()?;
         self.dismiss(Request::outcome);
         // Whoever read a stretch of its prompt lets the next one go first.
         self.requests.rotate_left(usize::from(self.requests.len() > 1));
@@ -273,7 +274,12 @@ impl Scheduler {
     }
 
     /// Books a sequence's read tokens, and notes whose logits are needed.
-    fn file(&mut self, entry: Entry, tokens: &[u32], scored: &mut Vec<(usize, usize, usize, u32)>) {
+    fn file(
+        &mut self,
+        entry: Entry,
+        tokens: &[u32],
+        scored: &mut Vec<(usize, usize, usize, u32)>,
+    ) -> Result<(), LmError> {
         let Entry {
             request: at,
             branch,
@@ -303,7 +309,7 @@ impl Scheduler {
                     );
                 }
             }
-            return;
+            return Ok(());
         };
         let branch = &mut request.branches[idx];
         branch.sequence.blocks = blocks;
@@ -326,20 +332,21 @@ impl Scheduler {
                 wanted: Wanted::Hidden, ..
             } => {
                 if branch.pending.is_empty() {
-                    branch.scores = self.decoder.hidden(&mut self.scratch, &[last_row]).to_vec();
+                    branch.scores = self.decoder.hidden(&mut self.scratch, &[last_row])?.to_vec();
                 }
             }
         }
+        Ok(())
     }
 
     /// Adds log-probabilities: (row, request, branch, token), a branch's in order.
-    fn score(&mut self, scored: &[(usize, usize, usize, u32)]) {
+    fn score(&mut self, scored: &[(usize, usize, usize, u32)]) -> Result<(), LmError> {
         let level = self.decoder.machine.level;
         for part in scored.chunks(STEP_LOGITS) {
             let mut rows: Vec<usize> = part.iter().map(|(row, ..)| *row).collect();
             rows.dedup();
             let vocabulary = self.decoder.config.vocabulary;
-            let logits = self.decoder.logits(&mut self.scratch, &rows);
+            let logits = self.decoder.logits(&mut self.scratch, &rows)?;
             let mut sums: Vec<f32> = vec![0.0; rows.len()];
             self.decoder.machine.pool.parts(&mut sums, 1, |at, sum| {
                 let logits = &logits[at * vocabulary..][..vocabulary];
@@ -353,10 +360,11 @@ impl Scheduler {
                 self.requests[request].branches[branch].scores.push(logprob);
             }
         }
+        Ok(())
     }
 
     /// Draws a token for every sample whose logits are ready.
-    fn draw(&mut self) {
+    fn draw(&mut self) -> Result<(), LmError> {
         struct Turn<'a> {
             row: usize,
             allowed: Option<Arc<Vec<bool>>>,
@@ -374,7 +382,7 @@ impl Scheduler {
         let level = self.decoder.machine.level;
         let vocabulary = self.decoder.config.vocabulary;
         for part in rows.chunks(STEP_LOGITS) {
-            let logits = self.decoder.logits(&mut self.scratch, part);
+            let logits = self.decoder.logits(&mut self.scratch, part)?;
             for request in &mut self.requests {
                 let Work::Generate { sampling, most, .. } = &request.work else {
                     continue;
@@ -441,6 +449,7 @@ impl Scheduler {
                 }
             }
         }
+        Ok(())
     }
 
     /// Answers requests for which there is something to say at last, and takes their blocks back.

@@ -121,6 +121,7 @@ fn logprobs(path: &Path, machine: &Machine, prompt: &[u32], continuations: &[Vec
     let options = Options {
         machine: machine.clone(),
         kept_tokens: 1024,
+        device: None,
     };
     let model = LocalModel::open_with(path, options).unwrap();
     model.token_logprobs(prompt, continuations, &Cancel::default()).unwrap()
@@ -145,6 +146,7 @@ fn has_the_same_bits_in_any_company(architecture: &str) {
             Options {
                 machine: machine.clone(),
                 kept_tokens: 1024,
+                device: None,
             },
         )
         .unwrap();

@@ -90,9 +90,14 @@ impl Studio {
         if options.threads > 0 {
             machine = Machine::new(machine.level, options.threads);
         }
+        let default = Options::default();
         let settings = Options {
             machine: machine.clone(),
-            ..Options::default()
+            // Who names instructions or threads means the processor.
+            device: default
+                .device
+                .filter(|_| options.instructions.is_none() && options.threads == 0),
+            kept_tokens: default.kept_tokens,
         };
         let mut model = LocalModel::open_with(Path::new(&self.model_file(&options.model)?), settings)?;
         if let Some(adapter) = &options.adapter {

@@ -25,6 +25,7 @@ impl Studio {
         });
         let mut checks = vec![
             check("machine", measured, "make the home's folder writable"),
+            check("graphics", Ok(lm::accelerator::described()), ""),
             check("database", self.integrity(), "restore a backup of rag-gym.db"),
         ];
         for corpus in self.corpora()? {

@@ -19,6 +19,7 @@ use super::dense::{Pairs, Shape, multiply};
 use super::level::Kernel;
 use super::pool::Parts;
 use super::simd::{Simd, exp, total};
+use crate::accelerator::{Page, Pages};
 
 /// Tokens per block.
 pub const BLOCK: usize = 64;
@@ -54,20 +55,65 @@ impl Heads {
     }
 }
 
-/// Keys and values of up to 64 tokens in every layer, as bfloat16 numbers.
-pub struct Block(Box<[u16]>);
+/// Keys and values of up to 64 tokens in every layer.
+pub enum Block {
+    /// As bfloat16 numbers.
+    Memory(Box<[u16]>),
+    /// On a graphics card. These kernels never see it.
+    Page(Page),
+}
+
+/// Where blocks come from.
+pub enum Store {
+    Memory { layers: usize, heads: Heads },
+    Pages(Arc<Pages>),
+}
+
+impl Store {
+    pub fn block(&self) -> Block {
+        match self {
+            Store::Memory { layers, heads } => Block::Memory(vec![0; layers * heads.kv_heads * heads.part()].into()),
+            Store::Pages(pages) => Block::Page(pages.take()),
+        }
+    }
+
+    pub fn bytes_per_block(&self) -> usize {
+        match self {
+            Store::Memory { layers, heads } => layers * heads.kv_heads * heads.part() * 2,
+            Store::Pages(pages) => pages.bytes_per_page(),
+        }
+    }
+}
 
 impl Block {
-    pub fn new(layers: usize, heads: Heads) -> Block {
-        Block(vec![0; layers * heads.kv_heads * heads.part()].into())
-    }
-
+    /// From one of the same store.
     pub fn copy_from(&mut self, other: &Block) {
-        self.0.copy_from_slice(&other.0);
+        match (self, other) {
+            (Block::Memory(own), Block::Memory(other)) => own.copy_from_slice(other),
+            (Block::Page(own), Block::Page(other)) => own.copy_from(other),
+            _ => unreachable!("blocks of one store"),
+        }
     }
 
-    pub fn bytes(layers: usize, heads: Heads) -> usize {
-        layers * heads.kv_heads * heads.part() * 2
+    fn numbers(&self) -> &[u16] {
+        match self {
+            Block::Memory(numbers) => numbers,
+            Block::Page(_) => unreachable!("a block in memory"),
+        }
+    }
+
+    fn numbers_mut(&mut self) -> &mut [u16] {
+        match self {
+            Block::Memory(numbers) => numbers,
+            Block::Page(_) => unreachable!("a block in memory"),
+        }
+    }
+
+    pub fn page(&self) -> &Page {
+        match self {
+            Block::Memory(_) => unreachable!("a block on a graphics card"),
+            Block::Page(page) => page,
+        }
     }
 }
 
@@ -249,7 +295,7 @@ impl Plan {
             let block =
                 Arc::get_mut(&mut spans[piece.span].blocks[piece.block]).expect("new tokens' blocks are their own");
             let part = heads.kv_heads * heads.part();
-            piece.target = Parts::new(&mut block.0[layer * part..(layer + 1) * part]);
+            piece.target = Parts::new(&mut block.numbers_mut()[layer * part..(layer + 1) * part]);
         }
         let plan = &*self;
         // A few rows are written sooner than they are shared out.
@@ -438,7 +484,7 @@ impl Kernel for Attend<'_> {
                 let together = &rows[first..first + n_tokens];
                 let most = together.iter().map(seen).max().unwrap_or(0);
                 let (row, n_rows) = (first * group, n_tokens * group);
-                let part = &block.0[(shapes.layer * heads.kv_heads + kv_head) * heads.part()..][..heads.part()];
+                let part = &block.numbers()[(shapes.layer * heads.kv_heads + kv_head) * heads.part()..][..heads.part()];
                 let columns = most.next_multiple_of(16);
                 let scored = Shape {
                     rows: n_rows,

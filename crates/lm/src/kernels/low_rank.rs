@@ -41,6 +41,17 @@ impl LowRank {
         }
     }
 
+    /// Adds its share in one row of the matrix that it changes.
+    pub fn add_to_row(&self, row: usize, out: &mut [f32]) {
+        let wide = self.wide();
+        for r in 0..self.rank {
+            let b = self.b[(row / LANES * self.rank + r) * LANES + row % LANES];
+            for (x, a) in out.iter_mut().zip(self.a[r..].iter().step_by(wide)) {
+                *x += b * a;
+            }
+        }
+    }
+
     pub(super) fn wide(&self) -> usize {
         self.rank.next_multiple_of(LANES)
     }

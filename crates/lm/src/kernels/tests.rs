@@ -8,7 +8,7 @@ use gym::Seed;
 use gym::seed::SplitMix64;
 use half::bf16;
 
-use super::attention::{BLOCK, Block, Heads, Plan, Rotary, Shapes, Span, View};
+use super::attention::{BLOCK, Block, Heads, Plan, Rotary, Shapes, Span, Store, View};
 use super::*;
 
 fn numbers(rng: &mut SplitMix64, n: usize) -> Vec<f32> {
@@ -239,6 +239,7 @@ fn attends_like_plain_arithmetic(heads: Heads, rotaries: &[Rotary], view: View) 
         }
         out
     };
+    let store = Store::Memory { layers, heads };
     for machine in machines() {
         let mut plan = Plan::default();
         // Reads tokens of some texts after what their tables hold; returns each token's result.
@@ -246,7 +247,7 @@ fn attends_like_plain_arithmetic(heads: Heads, rotaries: &[Rotary], view: View) 
             let mut qkv = Vec::new();
             for (text, base, table) in tables.iter_mut() {
                 qkv.extend_from_slice(&texts[*text][*base * stride..(*base + n) * stride]);
-                table.resize_with((*base + n).div_ceil(BLOCK), || Arc::new(Block::new(layers, heads)));
+                table.resize_with((*base + n).div_ceil(BLOCK), || Arc::new(store.block()));
             }
             let mut spans: Vec<Span> = tables
                 .iter_mut()
