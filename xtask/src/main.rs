@@ -1,4 +1,4 @@
-//! Build tasks: `cargo xtask setup|run|test|models|bench|ladder|bundle`.
+//! Build tasks: `cargo xtask setup|run|test|models|bench|ladder|sanitize|bundle`.
 //!
 //! Each step prints what it does and how long it took. Steps that have nothing to do say so, and
 //! every task can be stopped and started again.
@@ -15,6 +15,7 @@ mod ladder_table;
 mod model;
 mod page;
 mod peers;
+mod sanitize;
 mod step;
 mod system;
 
@@ -36,6 +37,7 @@ usage: cargo xtask TASK
            other arguments: `rag-gym bench` with these, in an optimised build
   ladder   trains and reports every rung from the untrained model to a guided trained one, and writes the
            tables into docs/results.md; hours, goes on where it was stopped; --quick shows that it works
+  sanitize the tests of the code with `unsafe` under the address sanitizer and in Miri (rustup's nightly)
   bundle   an installable package (Debian)";
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "models" => models(),
         "bench" => bench::run(rest),
         "ladder" => ladder::run(rest),
+        "sanitize" => sanitize::run_all(),
         "bundle" => bundle(),
         "help" | "--help" => {
             println!("{USAGE}");
