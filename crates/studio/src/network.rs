@@ -13,6 +13,7 @@ use training::train::{StepReport, Trained, TrainingConfig, so_far, train};
 use crate::library::ENCODER;
 use crate::{Cancel, Result, Studio, StudioError, TrainRequest};
 
+#[expect(clippy::large_enum_variant, reason = "there are one or two at a time")]
 pub(crate) enum Network {
     /// `start`: the adapter to go on from.
     Decoder {
@@ -24,6 +25,7 @@ pub(crate) enum Network {
 }
 
 /// What a training has made.
+#[expect(clippy::large_enum_variant, reason = "there are one or two at a time")]
 pub(crate) enum Made {
     Adapter(Adapter),
     Encoder(CrossEncoder),

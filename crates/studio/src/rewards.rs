@@ -17,6 +17,7 @@ use crate::{Result, Studio, StudioError, lock};
 const VERSION: u32 = 1;
 
 /// A reward model's files, read.
+#[expect(clippy::large_enum_variant, reason = "there are one or two at a time")]
 pub(crate) enum Loaded {
     Adapter(Rewarder),
     Encoder(Scorer),
