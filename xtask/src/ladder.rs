@@ -122,6 +122,7 @@ const fn rung(name: &'static str, policy: &'static str, choice: Choice) -> Rung 
 
 const USAGE: &str = "usage: cargo xtask ladder [--quick] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
 
+  --quick         from nothing, within minutes: shows that every stage works
   --data FOLDER   beside the built-in world: sets whose NAME_corpus.jsonl, NAME_train.jsonl and NAME_dev.jsonl lie there
   --sets A,B      their names [default: 2wiki,hotpotqa,musique]";
 
@@ -182,6 +183,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
         agents,
         sets: Vec::new(),
     };
+    if !ladder.publish && ladder.home.exists() {
+        // What an earlier version left there would stand for this one's work.
+        std::fs::remove_dir_all(&ladder.home).with_context(|| format!("cannot empty {}", ladder.home.display()))?;
+    }
     step("sets", || ladder.bring_sets(data.as_deref(), &names))?;
     let mut rows = Vec::new();
     (0..ladder.plan.seeds).try_for_each(|seed| ladder.train_and_report(seed, &mut rows))
