@@ -351,6 +351,10 @@ pub struct TrainOptions {
     /// remembers the true ones is wrong (search-o1, research)
     #[arg(long, requires = "expert", default_value_t = 0)]
     counterfactuals: u32,
+    /// Lessons in reading, at most so many from each of these sets' questions: sentences of its gold passages with a
+    /// name, number or date left out (search-o1, research)
+    #[arg(long, requires = "expert", default_value_t = 0)]
+    clozes: u32,
     /// Agents that the gold evidence is shown to
     #[arg(long, value_delimiter = ',', default_value = "search-o1")]
     agents: Vec<String>,
@@ -421,6 +425,7 @@ impl TrainOptions {
             limit: self.limit,
             readings: self.readings,
             counterfactuals: self.counterfactuals,
+            clozes: self.clozes,
             agents: self.agents,
             corpus: self.corpus,
             k: self.k,

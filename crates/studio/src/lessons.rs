@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State, Step, transition};
 use store::EpisodeStatus;
+use training::cloze::clozes;
 use training::counterfactual::counterfactuals;
 use training::expert::expert;
 use training::lesson::{Lesson, Selection, from_trl, lessons};
@@ -117,8 +118,11 @@ impl Studio {
                 let (n, seed) = (request.counterfactuals as usize, Seed(request.seed.into()));
                 all.extend(counterfactuals(&agent, labelled, n, seed));
                 // Agents that read ask their reader the same.
-                let new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
-                readings.extend(reader.into_iter().filter(new));
+                let mut new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
+                readings.extend(reader.into_iter().filter(&mut new));
+                let n = request.clozes as usize;
+                let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, n, seed)?;
+                all.extend(gaps.into_iter().filter(new));
             }
         }
         let most = request.readings.map_or(readings.len(), |most| most as usize);

@@ -79,6 +79,7 @@ pub fn training(name: &str) -> TrainRequest {
         limit: None,
         readings: None,
         counterfactuals: 0,
+        clozes: 0,
         k: 3,
         base: "base".into(),
         out: name.into(),

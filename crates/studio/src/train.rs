@@ -41,6 +41,9 @@ pub struct TrainRequest {
     /// So many conclusions with drawn quantities from each of their questions that compares some.
     #[serde(default)]
     pub counterfactuals: u32,
+    /// At most so many lessons in reading from each question's gold passages, with a name, number or date left out.
+    #[serde(default)]
+    pub clozes: u32,
     pub agents: Vec<String>,
     pub corpus: Option<String>,
     /// Passages per search of the expert.

@@ -1,9 +1,11 @@
 //! Lessons from gold evidence: what an agent that knows the way would have done, for a first training of
 //! models that cannot yet act at all. Compact prompts only; larger models need no such start.
 
+use gym::excerpt::{EXCERPT_WORDS, excerpt};
 use gym::metrics::normalise;
 use gym::{
-    Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, PromptStyle, Retriever, State, transition,
+    Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, Passage, PromptStyle, Retriever, State,
+    transition,
 };
 
 use crate::lesson::Lesson;
@@ -43,7 +45,7 @@ pub fn hops(gold: &Gold) -> Vec<Hop> {
 /// Lessons for the policy and for the reader from one question. Empty where no way is known, or the agent
 /// does not search, or its prompts are not compact.
 ///
-/// The reader learns a finding only where a passage that was retrieved holds it; the policy is shown the
+/// The reader learns a finding only where what it is shown of a passage holds it; the policy is shown the
 /// gold finding all the same, as a reader that errs would only teach it to err.
 pub fn expert(
     agent: &Agent,
@@ -76,9 +78,7 @@ pub fn expert(
         };
         policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
         let hits = retriever.search(&hop.query, k)?;
-        let held = hits
-            .iter()
-            .any(|hit| holds(&format!("{} {}", hit.passage.title, hit.passage.text), &hop.finding));
+        let held = hits.iter().any(|hit| holds(&shown(&hop.query, hit), &hop.finding));
         if agent.reads() && held {
             reader.push(Lesson::new(
                 &state.question,
@@ -90,6 +90,12 @@ pub fn expert(
     }
     policy.push(conclusion(agent, &state, answer));
     Ok((policy, reader))
+}
+
+/// What a reader is shown of a passage.
+pub(crate) fn shown(query: &str, hit: &Hit) -> String {
+    let Passage { title, text, .. } = hit.passage.as_ref();
+    format!("{title} {}", excerpt(query, text, EXCERPT_WORDS))
 }
 
 /// Whether a text holds a finding, or each item of a list: "Chad, Mali" stands in "Chad 1,175 km, Mali 821 km".

@@ -10,6 +10,7 @@ pub mod adapter;
 mod attention;
 pub mod base;
 pub mod bert;
+pub mod cloze;
 pub mod counterfactual;
 pub mod cross_encoder;
 mod dequantise;

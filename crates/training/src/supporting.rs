@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 
 use gym::comparison::bare;
 use gym::excerpt::{sentences, stem};
@@ -22,24 +23,14 @@ const NAMESAKES: usize = 10;
 
 /// The way, or nothing.
 pub fn hops(labelled: &LabelledQuestion, retriever: &dyn Retriever, k: usize) -> Result<Vec<Hop>, EngineError> {
-    let mut titles: Vec<&str> = Vec::new();
-    for gold in &labelled.gold.passages {
-        if !titles.contains(&gold.title.as_str()) {
-            titles.push(&gold.title);
-        }
-    }
-    let [first, second] = titles[..] else {
+    if distinct_titles(&labelled.gold).len() != 2 {
         return Ok(Vec::new());
-    };
-    let find = |title: &str| {
-        let hits = retriever.search(title, NAMESAKES)?;
-        Ok(hits.into_iter().find(|hit| hit.passage.title == title))
-    };
-    let (Some(first), Some(second)) = (find(first)?, find(second)?) else {
+    }
+    let passages = gold_passages(&labelled.gold, retriever)?;
+    let [a, b] = &passages[..] else {
         return Ok(Vec::new());
     };
     let (question, gold) = (&labelled.question.text, &labelled.gold);
-    let (a, b) = (first.passage.as_ref(), second.passage.as_ref());
     let ways = match labelled.kind.as_deref() {
         Some("comparison") => compared(question, gold, a, b).into_iter().collect(),
         _ => bridges(question, gold, a, b),
@@ -55,6 +46,30 @@ pub fn hops(labelled: &LabelledQuestion, retriever: &dyn Retriever, k: usize) ->
         }
     }
     Ok(Vec::new())
+}
+
+/// The passages with the gold titles; of several with one title the best for it. Those that are not found are left out.
+pub(crate) fn gold_passages(gold: &Gold, retriever: &dyn Retriever) -> Result<Vec<Arc<Passage>>, EngineError> {
+    let mut found = Vec::new();
+    for title in distinct_titles(gold) {
+        let hits = retriever.search(title, NAMESAKES)?;
+        found.extend(
+            hits.into_iter()
+                .map(|hit| hit.passage)
+                .find(|passage| passage.title == title),
+        );
+    }
+    Ok(found)
+}
+
+fn distinct_titles(gold: &Gold) -> Vec<&str> {
+    let mut titles: Vec<&str> = Vec::new();
+    for gold in &gold.passages {
+        if !titles.contains(&gold.title.as_str()) {
+            titles.push(&gold.title);
+        }
+    }
+    titles
 }
 
 /// Each hop with the title of the passage that it is to find.
@@ -181,12 +196,12 @@ fn hop<'w>(query: impl IntoIterator<Item = &'w str>, finding: &str) -> Hop {
 }
 
 /// Without what only tells namesakes apart.
-fn name(title: &str) -> &str {
+pub(crate) fn name(title: &str) -> &str {
     title.split(" (").next().unwrap_or(title)
 }
 
 /// Whole words, as answers are compared.
-fn holds(text: &str, part: &str) -> bool {
+pub(crate) fn holds(text: &str, part: &str) -> bool {
     let part = normalise(part);
     !part.is_empty() && format!(" {} ", normalise(text)).contains(&format!(" {part} "))
 }
@@ -336,8 +351,6 @@ const FILLING: [&str; 60] = [
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use gym::{GoldPassage, Hit, Question, QuestionId};
 
     use super::*;

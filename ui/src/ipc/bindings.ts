@@ -516,6 +516,8 @@ export type TrainRequest = {
 	readings?: number | null,
 	/**  So many conclusions with drawn quantities from each of their questions that compares some. */
 	counterfactuals?: number,
+	/**  At most so many lessons in reading from each question's gold passages, with a name, number or date left out. */
+	clozes?: number,
 	agents: string[],
 	corpus: string | null,
 	/**  Passages per search of the expert. */
