@@ -78,8 +78,10 @@ fn gaps(title: &str, text: &str) -> Vec<Gap> {
                 .map(|word| plain(word))
                 .collect();
             let lead = lead.join(" ");
-            // Said already, it is no finding.
-            if !holds(&lead, &finding) && !holds(name(title), &finding) && !finding.is_empty() {
+            // Said already, it is no finding; and an initial is a part of a name.
+            let initial = |text: &str| text.chars().count() < 2;
+            let whole = !initial(&finding) && !initial(plain(words[at - 1]));
+            if whole && !holds(&lead, &finding) && !holds(name(title), &finding) {
                 let query = match name(title).split(' ').any(|word| holds(&lead, word)) {
                     true => lead,
                     false => format!("{} {lead}", name(title)),
@@ -170,6 +172,7 @@ mod tests {
     fn what_is_said_already_is_not_asked_for() {
         assert!(pairs("Lake Geneva", "It lies near the town of Lake Geneva.").is_empty());
         assert!(pairs("", "").is_empty() && pairs("A", "B C").is_empty());
+        assert!(pairs("Blue", "It is a film by B. Eason.").is_empty());
     }
 
     proptest::proptest! {

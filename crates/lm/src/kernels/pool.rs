@@ -224,7 +224,7 @@ mod tests {
     fn every_task_runs_once_whoever_is_awake() {
         for threads in [1, 2, 5] {
             let pool = Pool::new(threads);
-            for round in 0..200 {
+            for round in 0..if cfg!(miri) { 10 } else { 200 } {
                 let n = round % 37;
                 let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(n, &|idx| {
@@ -256,7 +256,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..100 {
+                    for _ in 0..if cfg!(miri) { 5 } else { 100 } {
                         let sum = AtomicUsize::new(0);
                         pool.run(9, &|idx| {
                             sum.fetch_add(idx, Ordering::Relaxed);
