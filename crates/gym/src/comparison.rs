@@ -130,9 +130,14 @@ fn item(text: &str) -> Option<(&str, Quantity)> {
     Some((text[begin..number].strip_suffix(' ')?, quantity))
 }
 
-/// As answers are compared, and without what only tells namesakes apart: "Jean Boyer (director)".
+/// Without what only tells namesakes apart: "Jean Boyer" of "Jean Boyer (director)".
+pub fn name(text: &str) -> &str {
+    text.split(" (").next().unwrap_or(text)
+}
+
+/// A name as answers are compared.
 pub fn bare(text: &str) -> String {
-    normalise(text.split(" (").next().unwrap_or(text))
+    normalise(name(text))
 }
 
 impl std::fmt::Display for Subject {

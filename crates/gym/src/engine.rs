@@ -171,6 +171,17 @@ pub struct TokenEvent {
     pub text: String,
 }
 
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
+}
+
 /// Generates text. Implementations serialise concurrent calls themselves.
 pub trait LanguageModel: Send + Sync {
     /// Largest number of tokens of prompt and completion together.

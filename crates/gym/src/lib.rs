@@ -29,7 +29,7 @@ pub use agent::{Agent, AgentKind, PromptStyle};
 pub use agreement::{Agreement, JudgedState, Measure, agreement};
 pub use engine::{
     Cancel, EngineError, FinishReason, Generation, Grammar, LanguageModel, Message, Prompt, Retriever, Role, Sample,
-    Sampling, TokenEvent, Usage,
+    Sampling, TokenEvent, Usage, chain,
 };
 pub use episode::{
     Engines, EpisodeConfig, Event, Findings, Observer, Step, Termination, outcome, run_episode, state_after,

@@ -28,17 +28,6 @@ pub enum LmError {
 }
 
 impl LmError {
-    /// With what it came from.
-    pub(crate) fn told(&self) -> String {
-        let mut message = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(inner) = source {
-            message = format!("{message}: {inner}");
-            source = inner.source();
-        }
-        message
-    }
-
     pub(crate) fn corrupt(what: impl Into<String>, message: impl std::fmt::Display) -> LmError {
         LmError::Corrupt {
             what: what.into(),

@@ -12,7 +12,7 @@ use crate::gguf::Gguf;
 use crate::kernels::Packed;
 use crate::kernels::attention::{BLOCK, Store};
 use crate::kernels::measure::Peaks;
-use crate::model::Options;
+use crate::model::KEPT_TOKENS;
 use crate::tokenizer::Tokenizer;
 
 /// What a model computes and reads. Operations are multiplications and additions.
@@ -113,7 +113,7 @@ impl Estimate {
             layers: config.layers,
             heads: config.heads,
         };
-        let kept = Options::default().kept_tokens.div_ceil(BLOCK) * store.bytes_per_block();
+        let kept = KEPT_TOKENS.div_ceil(BLOCK) * store.bytes_per_block();
         Ok(Estimate {
             prefill_tokens_per_second: PREFILL_REACHES * 512.0 / work.prompt_seconds(peaks, 512.0),
             decode_tokens_per_second: DECODE_REACHES / work.step_seconds(peaks, 1.0, 288.0),

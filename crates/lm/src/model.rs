@@ -41,6 +41,9 @@ pub struct LocalModel {
     jobs: Sender<Job>,
 }
 
+/// Tokens that a model keeps, unless it is told otherwise.
+pub const KEPT_TOKENS: usize = 8192;
+
 /// How a model is run.
 #[derive(Clone)]
 pub struct Options {
@@ -55,7 +58,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             machine: Machine::shared(),
-            kept_tokens: 8192,
+            kept_tokens: KEPT_TOKENS,
             device: accelerator::found(),
         }
     }
@@ -114,7 +117,7 @@ impl LocalModel {
             decoder: crate::lora::with_adapter(&self.decoder, dir)?,
             jobs: self.jobs.clone(),
         };
-        model.started(Options::default().kept_tokens)
+        model.started(KEPT_TOKENS)
     }
 
     /// Starts the thread that this model's calls are answered by; it ends with the model.
@@ -274,7 +277,7 @@ impl LocalModel {
     fn failed(&self, error: LmError) -> EngineError {
         EngineError::Failed {
             engine: self.name.clone(),
-            message: error.told(),
+            message: gym::chain(&error),
         }
     }
 }

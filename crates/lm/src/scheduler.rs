@@ -164,7 +164,7 @@ impl Scheduler {
             }
             if let Err(error) = self.step() {
                 // Nothing tells whose part of the batch it was.
-                let message = error.told();
+                let message = gym::chain(&error);
                 for request in self.requests.drain(..) {
                     let error = candle_core::Error::Msg(message.clone());
                     request.reply(Reply::Failed(LmError::Compute(error)));

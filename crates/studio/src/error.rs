@@ -113,13 +113,7 @@ impl StudioError {
 
     /// The error and its causes in one line.
     pub fn chain(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
-        message
+        gym::chain(self)
     }
 
     pub fn view(&self) -> ErrorView {

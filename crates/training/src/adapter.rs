@@ -124,11 +124,7 @@ impl Adapter {
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `dir`, each complete or not at all.
     pub fn save(&self, base: &Config, dir: &Path, base_name: &str) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(|source| TrainingError::File {
-            action: "create",
-            path: dir.into(),
-            source,
-        })?;
+        std::fs::create_dir_all(dir).map_err(TrainingError::file("create", dir))?;
         let mut tensors = HashMap::new();
         let tensor = |values: Vec<f32>, rows: usize| -> Result<Tensor> {
             let columns = values.len() / rows;
@@ -174,11 +170,7 @@ impl Adapter {
     pub fn load(base: &Config, dir: &Path) -> Result<Adapter> {
         let read = |name: &str| {
             let path = dir.join(name);
-            std::fs::read(&path).map_err(|source| TrainingError::File {
-                action: "read",
-                path,
-                source,
-            })
+            std::fs::read(&path).map_err(TrainingError::file("read", &path))
         };
         let damaged = |message: String| TrainingError::Corrupt {
             path: dir.into(),
@@ -283,20 +275,14 @@ struct PeftConfig {
 
 /// Writes beside `path`, then renames.
 pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    let failed = |action| {
-        move |source| TrainingError::File {
-            action,
-            path: path.into(),
-            source,
-        }
-    };
+    let failed = || TrainingError::file("write", path);
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".unfinished");
     let unfinished = Path::new(&unfinished);
-    write(unfinished).map_err(failed("write"))?;
-    let file = std::fs::File::open(unfinished).map_err(failed("write"))?;
-    file.sync_all().map_err(failed("write"))?;
-    std::fs::rename(unfinished, path).map_err(failed("write"))
+    write(unfinished).map_err(failed())?;
+    let file = std::fs::File::open(unfinished).map_err(failed())?;
+    file.sync_all().map_err(failed())?;
+    std::fs::rename(unfinished, path).map_err(failed())
 }
 
 fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {

@@ -160,11 +160,7 @@ impl Bert {
     pub fn open(dir: &Path) -> Result<Bert> {
         let read = |name: &str| {
             let path = dir.join(name);
-            std::fs::read(&path).map_err(|source| TrainingError::File {
-                action: "read",
-                path,
-                source,
-            })
+            std::fs::read(&path).map_err(TrainingError::file("read", &path))
         };
         let damaged = |message: String| TrainingError::Corrupt {
             path: dir.into(),

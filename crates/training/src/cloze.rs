@@ -1,13 +1,14 @@
 //! Lessons in reading that passages teach by themselves: a sentence as far as a name, a number or a date that it goes
 //! on with, and that. What a small reader lacks most is practice in finding where a text speaks of what it looks up.
 
+use gym::comparison::name;
 use gym::excerpt::sentences;
 use gym::quantity::Quantity;
 use gym::{Agent, EngineError, LabelledQuestion, PromptStyle, Retriever, Seed};
 
 use crate::expert::shown;
 use crate::lesson::Lesson;
-use crate::supporting::{gold_passages, holds, name};
+use crate::supporting::{gold_passages, holds};
 
 /// Words of the sentence that lead up to what is left out.
 const LEAD: usize = 8;

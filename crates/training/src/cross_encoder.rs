@@ -39,11 +39,7 @@ impl CrossEncoder {
     pub fn open(dir: &Path) -> Result<CrossEncoder> {
         let bert = Bert::open(dir)?;
         let path = dir.join(TOKENIZER);
-        let tokenizer_file = std::fs::read(&path).map_err(|source| TrainingError::File {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let tokenizer_file = std::fs::read(&path).map_err(TrainingError::file("read", &path))?;
         let damaged = |message: String| TrainingError::Corrupt {
             path: path.clone(),
             message,

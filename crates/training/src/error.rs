@@ -1,6 +1,6 @@
 //! What can go wrong in training.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
@@ -24,6 +24,14 @@ pub enum TrainingError {
     Diverged { step: u64, what: String },
     #[error("cancelled")]
     Cancelled,
+}
+
+impl TrainingError {
+    /// What went wrong with a file or folder: "cannot {action} {path}".
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainingError {
+        let path = path.to_path_buf();
+        move |source| TrainingError::File { action, path, source }
+    }
 }
 
 impl From<candle_core::Error> for TrainingError {

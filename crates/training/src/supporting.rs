@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gym::comparison::bare;
+use gym::comparison::{bare, name};
 use gym::excerpt::{sentences, stem};
 use gym::metrics::normalise;
 use gym::quantity::Quantity;
@@ -122,7 +122,7 @@ fn parts(question: &str, passage: &Passage, bridge: &str) -> Option<[String; 2]>
         .filter(|word| !filling(trimmed(word)))
         .count();
     let left = words[..best.start].iter().chain(&words[best.end..]);
-    let left = left.filter(|word| !filling(trimmed(word)) && !asks(trimmed(word)) && !opens(trimmed(word)));
+    let left = left.filter(|word| !filling(trimmed(word)) && !asks(trimmed(word)));
     if spoken < 4 || told < 2 || rest < 2 || left.count() == 0 {
         return None;
     }
@@ -193,11 +193,6 @@ fn hop<'w>(query: impl IntoIterator<Item = &'w str>, finding: &str) -> Hop {
         query: query.into_iter().collect::<Vec<_>>().join(" "),
         finding: finding.to_owned(),
     }
-}
-
-/// Without what only tells namesakes apart.
-pub(crate) fn name(title: &str) -> &str {
-    title.split(" (").next().unwrap_or(title)
 }
 
 /// Whole words, as answers are compared.
