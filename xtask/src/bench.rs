@@ -226,18 +226,23 @@ pub fn rag_gym() -> Command {
     command
 }
 
-/// The last line that a command prints, as JSON.
+/// What a command prints, or the last line of it, as JSON.
 pub fn json(command: &mut Command) -> Result<Value> {
     let output = command
-        .stderr(Stdio::null())
+        .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot start {command:?}"))?;
+    let (text, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let last_line = |text: &str| text.lines().last().unwrap_or_default().to_owned();
     if !output.status.success() {
-        bail!("{command:?} ended with {}", output.status);
+        bail!("{command:?} ended with {}: {}", output.status, last_line(&errors));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("{command:?} printed no JSON: {line}"))
+    serde_json::from_str(&text)
+        .or_else(|_| serde_json::from_str(&last_line(&text)))
+        .with_context(|| format!("{command:?} printed no JSON: {}", last_line(&text)))
 }
 
 /// Log-probabilities of the program's own English documents: at least 5,000 tokens that nobody chose for this.

@@ -5,7 +5,7 @@
 //! stopped goes on where it was: finished stages are found there, unfinished ones are resumed.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -29,6 +29,8 @@ struct Plan {
     readings: u32,
     /// Of each of these questions that compares quantities, so many lessons with drawn ones.
     counterfactuals: u32,
+    /// Of each of these questions, so many lessons that its gold passages teach the reader by themselves.
+    clozes: u32,
     collect: u32,
     /// Candidates of a state in the judged runs: a trained policy mostly proposes the same, and states whose candidates
     /// are all alike teach nothing.
@@ -51,6 +53,7 @@ const FULL: Plan = Plan {
     expert: 400,
     readings: 450,
     counterfactuals: 4,
+    clozes: 2,
     collect: 300,
     proposals: 10,
     report: 150,
@@ -69,6 +72,7 @@ const QUICK: Plan = Plan {
     expert: 8,
     readings: 16,
     counterfactuals: 2,
+    clozes: 1,
     collect: 24,
     proposals: 6,
     report: 4,
@@ -120,9 +124,11 @@ const fn rung(name: &'static str, policy: &'static str, choice: Choice) -> Rung 
     Rung { name, policy, choice }
 }
 
-const USAGE: &str = "usage: cargo xtask ladder [--quick] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
+const USAGE: &str =
+    "usage: cargo xtask ladder [--quick] [--policy NAME] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
 
   --quick         from nothing, within minutes: shows that every stage works
+  --policy NAME   a trained one in place of SFT's, as the searcher that comes with the program: an hour less
   --data FOLDER   beside the built-in world: sets whose NAME_corpus.jsonl, NAME_train.jsonl and NAME_dev.jsonl lie there
   --sets A,B      their names [default: 2wiki,hotpotqa,musique]";
 
@@ -130,6 +136,8 @@ struct Ladder {
     plan: Plan,
     agents: Vec<String>,
     sets: Vec<Set>,
+    /// Stands in for what the first lessons would make.
+    policy: Option<String>,
     home: PathBuf,
     publish: bool,
 }
@@ -145,7 +153,8 @@ struct Questions {
 
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut plan = FULL;
-    let (mut data, mut names, mut seeds, mut agents) = (None, "2wiki,hotpotqa,musique".to_owned(), None, None);
+    let (mut data, mut names) = (None, "2wiki,hotpotqa,musique".to_owned());
+    let (mut policy, mut seeds, mut agents) = (None, None, None);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || {
@@ -155,6 +164,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         };
         match argument.as_str() {
             "--quick" => plan = QUICK,
+            "--policy" => policy = Some(value()?),
             "--seeds" => seeds = Some(value()?.parse().context("--seeds is a number")?),
             "--agents" => agents = Some(value()?),
             "--data" => data = Some(PathBuf::from(value()?)),
@@ -181,6 +191,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         publish: plan.home == FULL.home,
         plan,
         agents,
+        policy,
         sets: Vec::new(),
     };
     if !ladder.publish && ladder.home.exists() {
@@ -230,14 +241,14 @@ impl Ladder {
     /// rewards from these, then every row.
     fn train_and_report(&self, seed: u32, rows: &mut Vec<Row>) -> Result<()> {
         let number = seed.to_string();
-        let named = |what: &str| format!("{what}-s{seed}");
         let sets: Vec<&str> = self.sets.iter().map(|set| set.train.as_str()).collect();
         let (expert, rank, epochs) = (
             self.plan.expert.to_string(),
             self.plan.rank.to_string(),
             self.plan.epochs.to_string(),
         );
-        let (readings, counterfactuals) = (self.plan.readings.to_string(), self.plan.counterfactuals.to_string());
+        let [readings, counterfactuals, clozes] =
+            [self.plan.readings, self.plan.counterfactuals, self.plan.clozes].map(|number| number.to_string());
         let alpha = (2 * self.plan.rank).to_string();
         let shape = ["--rank", &rank, "--alpha", &alpha, "--targets", "all"];
         let common = ["--seed", &number, "--max-length", "2048"];
@@ -247,11 +258,15 @@ impl Ladder {
             ["--limit", &expert],
             ["--readings", &readings],
             ["--counterfactuals", &counterfactuals],
+            ["--clozes", &clozes],
             ["--epochs", &epochs],
             ["--lr", self.plan.lr],
             ["--base", self.plan.base],
         ];
-        self.ensure_trained("sft", &named("sft"), &[&first.concat()[..], &shape, &common].concat())?;
+        let sft = self.model("sft", seed);
+        if self.policy.is_none() {
+            self.ensure_trained("sft", &sft, &[&first.concat()[..], &shape, &common].concat())?;
+        }
         let mut judged = Vec::new();
         for set in &self.sets {
             for agent in &self.agents {
@@ -261,12 +276,12 @@ impl Ladder {
                 judged.push(self.ensure_run(&name, set, &questions, agent, &rung, seed)?);
             }
         }
-        let (judged, sft) = (judged.join(","), named("sft"));
+        let judged = judged.join(",");
         let from = ["--from", &judged, "--base", &sft];
-        self.ensure_trained("dpo", &named("dpo"), &[&from[..], &common].concat())?;
+        self.ensure_trained("dpo", &self.model("dpo", seed), &[&from[..], &common].concat())?;
         // Judged states are few, and a head has to be learnt from nothing.
         let longer = ["--epochs", "3"];
-        self.ensure_trained("prm", &named("prm"), &[&from[..], &longer, &common].concat())?;
+        self.ensure_trained("prm", &self.model("prm", seed), &[&from[..], &longer, &common].concat())?;
         for set in &self.sets {
             let report = Questions {
                 set: set.report.clone(),
@@ -299,6 +314,15 @@ impl Ladder {
             }
         }
         Ok(())
+    }
+
+    /// What plays a rung's part in the ladder of a seed.
+    fn model(&self, part: &str, seed: u32) -> String {
+        match (part, &self.policy) {
+            ("base", _) => "smollm2-135m".to_owned(),
+            ("sft", Some(policy)) => policy.clone(),
+            _ => format!("{part}-s{seed}"),
+        }
     }
 
     /// Training questions that the first lessons left out: on those that it knows by heart, a policy proposes nothing
@@ -345,17 +369,14 @@ impl Ladder {
             Some((id, true)) => return Ok(id),
             Some((id, false)) => drop(command.args(["resume", &id])),
             None => {
-                let model = match rung.policy {
-                    "base" => "smollm2-135m".to_owned(),
-                    policy => format!("{policy}-s{seed}"),
-                };
+                let model = self.model(rung.policy, seed);
                 command.args(["run", "--name", name, "--questions", &questions.set]);
                 command.args(["--skip", &questions.skip.to_string()]);
                 command.args(["--corpus", &set.corpus, "--agent", agent, "--model", &model]);
                 command.args(["--limit", &questions.limit.to_string(), "--seed", &seed.to_string()]);
                 if rung.policy == "dpo" {
                     // Preferences are over actions: the reader stays as SFT left it, and so do its answers.
-                    command.args(["--reader", &format!("sft-s{seed}")]);
+                    command.args(["--reader", &self.model("sft", seed)]);
                 }
                 // Superlatives of the built-in world look up as many as four neighbours.
                 command.args(["--max-steps", "7"]);
@@ -366,7 +387,7 @@ impl Ladder {
                 match rung.choice {
                     Choice::Greedy => {}
                     Choice::Random => drop(command.args(["--select", "random"])),
-                    Choice::RewardModel => drop(command.args(["--reward-model", &format!("prm-s{seed}")])),
+                    Choice::RewardModel => drop(command.args(["--reward-model", &self.model("prm", seed)])),
                     Choice::Evidence => drop(command.args(["--judge", "evidence"])),
                 }
             }
@@ -411,17 +432,6 @@ impl Ladder {
     }
 
     fn json(&self, words: &[&str]) -> Result<Value> {
-        let output = self
-            .rag_gym()
-            .arg("--json")
-            .args(words)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("cannot start rag-gym {}", words.join(" ")))?;
-        if !output.status.success() {
-            bail!("rag-gym {} ended with {}", words.join(" "), output.status);
-        }
-        serde_json::from_slice(&output.stdout).with_context(|| format!("rag-gym {} printed no JSON", words.join(" ")))
+        bench::json(self.rag_gym().arg("--json").args(words))
     }
 }

@@ -7,8 +7,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::{comparisons, extremes_of_list};
-use crate::excerpt::{EXCERPT_WORDS, excerpt};
+use crate::comparison::comparisons;
+use crate::excerpt;
 use crate::parse::{Fields, read_fields};
 use crate::{Action, Grammar, Hit, Message, Prompt, Role, State};
 
@@ -175,11 +175,8 @@ impl Prompts {
                 .expect("the default delimiters are valid"),
         );
         templates.add_filter("line", one_line);
-        // Of a passage, what bears on a query, and the extremes of a list that it may have.
-        templates.add_filter("excerpt", |text: String, query: String| {
-            format!("{} {}", excerpt(&query, &text, EXCERPT_WORDS), extremes_of_list(&text))
-                .trim_end()
-                .to_owned()
+        templates.add_filter("excerpt", |text: String, query: String, rank: u32| {
+            excerpt::shown(&query, &text, rank)
         });
         for (name, source) in TEMPLATES {
             templates
@@ -416,7 +413,9 @@ impl Agent {
 
 fn passages(hits: &[Hit]) -> Vec<Value> {
     hits.iter()
-        .map(|hit| context! { title => hit.passage.title.as_str(), text => hit.passage.text.as_str() })
+        .map(
+            |hit| context! { title => hit.passage.title.as_str(), text => hit.passage.text.as_str(), rank => hit.rank },
+        )
         .collect()
 }
 

@@ -92,13 +92,16 @@ pub(crate) struct StoredFindings {
     pub reader: String,
 }
 
+/// Raised with every change of what a reader is shown: what it found before is read again.
+const READING: u32 = 2;
+
 impl StoredFindings {
     pub fn key(&self, question: &str, query: &str, hits: &[Hit]) -> String {
         let passages: Vec<&str> = hits
             .iter()
             .flat_map(|hit| [&hit.passage.id, &hit.passage.title, &hit.passage.text].map(String::as_str))
             .collect();
-        let parts = serde_json::json!([self.reader, question, query, passages]).to_string();
+        let parts = serde_json::json!([READING, self.reader, question, query, passages]).to_string();
         use sha2::Digest;
         sha2::Sha256::digest(parts.as_bytes())
             .iter()

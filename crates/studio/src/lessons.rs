@@ -109,6 +109,8 @@ impl Studio {
         let index = self.index(&corpus)?;
         let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
         let (mut all, mut readings, mut known) = (Vec::new(), Vec::new(), HashSet::new());
+        // Agents that read ask their reader the same.
+        let mut clozes_left = request.clozes as usize;
         for name in &request.agents {
             let agent = Agent::new(parse(name)?, PromptStyle::Compact);
             for labelled in &questions {
@@ -117,12 +119,13 @@ impl Studio {
                 all.extend(policy);
                 let (n, seed) = (request.counterfactuals as usize, Seed(request.seed.into()));
                 all.extend(counterfactuals(&agent, labelled, n, seed));
-                // Agents that read ask their reader the same.
                 let mut new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
                 readings.extend(reader.into_iter().filter(&mut new));
-                let n = request.clozes as usize;
-                let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, n, seed)?;
+                let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, clozes_left, seed)?;
                 all.extend(gaps.into_iter().filter(new));
+            }
+            if agent.reads() {
+                clozes_left = 0;
             }
         }
         let most = request.readings.map_or(readings.len(), |most| most as usize);

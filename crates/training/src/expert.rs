@@ -1,15 +1,14 @@
 //! Lessons from gold evidence: what an agent that knows the way would have done, for a first training of
 //! models that cannot yet act at all. Compact prompts only; larger models need no such start.
 
-use gym::excerpt::{EXCERPT_WORDS, excerpt};
-use gym::metrics::normalise;
+use gym::excerpt;
 use gym::{
     Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, Passage, PromptStyle, Retriever, State,
     transition,
 };
 
 use crate::lesson::Lesson;
-use crate::supporting;
+use crate::supporting::{self, holds};
 
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +77,7 @@ pub fn expert(
         };
         policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
         let hits = retriever.search(&hop.query, k)?;
-        let held = hits.iter().any(|hit| holds(&shown(&hop.query, hit), &hop.finding));
+        let held = hits.iter().any(|hit| holds_all(&shown(&hop.query, hit), &hop.finding));
         if agent.reads() && held {
             reader.push(Lesson::new(
                 &state.question,
@@ -95,14 +94,12 @@ pub fn expert(
 /// What a reader is shown of a passage.
 pub(crate) fn shown(query: &str, hit: &Hit) -> String {
     let Passage { title, text, .. } = hit.passage.as_ref();
-    format!("{title} {}", excerpt(query, text, EXCERPT_WORDS))
+    format!("{title} {}", excerpt::shown(query, text, hit.rank))
 }
 
 /// Whether a text holds a finding, or each item of a list: "Chad, Mali" stands in "Chad 1,175 km, Mali 821 km".
-fn holds(text: &str, finding: &str) -> bool {
-    let text = normalise(text);
-    let stands = |part: &str| !normalise(part).is_empty() && text.contains(&normalise(part));
-    stands(finding) || finding.split(", ").all(stands)
+fn holds_all(text: &str, finding: &str) -> bool {
+    holds(text, finding) || finding.split(", ").all(|item| holds(text, item))
 }
 
 /// The lesson that what was found is enough for this answer.
@@ -125,16 +122,16 @@ pub(crate) fn searched(state: &State, query: &str, hits: Vec<Hit>, finding: Opti
 
 #[cfg(test)]
 mod tests {
-    use super::holds;
+    use super::holds_all;
 
     #[test]
     fn a_list_is_held_by_what_holds_its_items() {
         let text = "Niger: border countries Chad 1,175 km, the Mali 821 km";
         for finding in ["Chad", "Mali, Chad", "chad 1175 km"] {
-            assert!(holds(text, finding), "{finding}");
+            assert!(holds_all(text, finding), "{finding}");
         }
         for finding in ["", ", ", "Benin", "Chad, Benin"] {
-            assert!(!holds(text, finding), "{finding}");
+            assert!(!holds_all(text, finding), "{finding}");
         }
     }
 }

@@ -44,8 +44,8 @@ impl Relation {
             Relation::InternetCode => "Communications",
             Relation::Anthem | Relation::Independence => "Independence and symbols",
             Relation::ChiefOfState | Relation::HeadOfGovernment => "Leaders",
-            Relation::Currency => "Economy",
-            Relation::Population => "People",
+            Relation::Currency => "Currency and economy",
+            Relation::Population => "Population",
             Relation::Area => "Geography",
         }
     }
