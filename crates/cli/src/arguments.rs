@@ -278,6 +278,13 @@ pub enum ModelsCommand {
         #[arg(long)]
         base: Option<String>,
     },
+    /// The mean of adapters of one base, as a new model
+    Average {
+        #[arg(required = true, num_args = 2..)]
+        adapters: Vec<String>,
+        #[arg(long)]
+        name: String,
+    },
     /// Copy an adapter into a new folder in PEFT's layout, or an encoder
     Export {
         name: String,

@@ -407,6 +407,7 @@ fn models(studio: &Studio, command: ModelsCommand, as_json: bool) -> Result<()> 
             Some(base) => studio.add_adapter(&path, &name, &base)?,
             None => studio.add_model(&path, &name)?,
         }),
+        ModelsCommand::Average { adapters, name } => output::json(&studio.average_adapters(&adapters, &name)?),
         ModelsCommand::Export { name, to, half } => {
             studio.export_adapter(&name, &to, half)?;
             done(as_json, "exported", &name)

@@ -71,6 +71,36 @@ impl Studio {
         self.forget_loaded(name)
     }
 
+    /// Writes the mean of adapters of one base into the home, as a new model.
+    pub fn average_adapters(&self, of: &[String], name: &str) -> Result<ModelView> {
+        check_name(name)?;
+        let taken = || StudioError::Invalid(format!("there is a model `{name}` already: choose another name"));
+        let to = self.home().join("models").join(name);
+        if known(self.store().model(name))?.is_some() || to.exists() {
+            return Err(taken());
+        }
+        let rows = of.iter().map(|name| self.model_row(name)).collect::<Result<Vec<_>>>()?;
+        let bases: Vec<Option<&str>> = rows.iter().map(|row| row.adapter_of.as_deref()).collect();
+        let base = match bases[..] {
+            [Some(base), ..] if bases.len() > 1 && bases.iter().all(|other| *other == Some(base)) => base,
+            _ => {
+                let message = format!("{}: a mean takes two or more adapters of one base", of.join(", "));
+                return Err(StudioError::Invalid(message));
+            }
+        };
+        let root = self.model_row(base)?;
+        let config = Base::open(Path::new(&root.path))?.config;
+        let adapters = rows.iter().map(|row| Adapter::load(&config, Path::new(&row.path)));
+        let mean = Adapter::mean(&adapters.collect::<std::result::Result<Vec<_>, _>>()?)?;
+        let written = mean.save(&config, &to, base);
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&to);
+        }
+        written?;
+        self.register_adapter(name, &to, &root, mean.config.head)?;
+        self.model(name)
+    }
+
     /// Copies an adapter or an encoder into a new folder `to`, with `half` as 16-bit floats.
     pub fn export_adapter(&self, name: &str, to: &Path, half: bool) -> Result<()> {
         let row = self.model_row(name)?;
@@ -185,6 +215,41 @@ mod tests {
         // Nothing is overwritten.
         let again = studio.export_adapter("theirs", &to, false).unwrap_err().to_string();
         assert!(again.contains("cannot create"), "{again}");
+    }
+
+    #[test]
+    fn the_mean_of_two_adapters_lies_between_them() {
+        let (dir, studio) = home();
+        let (base, theirs) = (peft().join("tiny.gguf"), peft().join("adapter"));
+        studio.add_adapter(&theirs, "theirs", "tiny").unwrap();
+        let config = Base::open(&base).unwrap().config;
+        let mut other = Adapter::load(&config, &theirs).unwrap();
+        let ours = other.values.clone();
+        other.values.iter_mut().for_each(|value| *value = 3.0 * *value + 1.0);
+        let folder = dir.path().join("other");
+        other.save(&config, &folder, "tiny").unwrap();
+        studio.add_adapter(&folder, "other", "tiny").unwrap();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mean = studio.average_adapters(&names(&["theirs", "other"]), "mean").unwrap();
+        assert_eq!(mean.adapter_of.as_deref(), Some("tiny"));
+        let mean = Adapter::load(&config, Path::new(&mean.path)).unwrap();
+        assert!(
+            mean.values
+                .iter()
+                .zip(&ours)
+                .all(|(mean, x)| (mean - (2.0 * x + 0.5)).abs() < 1e-5)
+        );
+        for (of, name, reason) in [
+            (&["theirs", "other"][..], "mean", "already"),
+            (&["theirs"], "alone", "two or more"),
+            (&["theirs", "tiny"], "mixed", "of one base"),
+        ] {
+            let error = studio.average_adapters(&names(of), name).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        other.config.rank *= 2;
+        let error = Adapter::mean(&[Adapter::load(&config, &theirs).unwrap(), other]).unwrap_err();
+        assert!(error.to_string().contains("different shapes"), "{error}");
     }
 
     #[test]
