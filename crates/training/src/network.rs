@@ -298,7 +298,7 @@ impl<'a> Pass<'a> {
             columns: i * rank..(i + 1) * rank,
         };
         let each: Vec<Pair> = placed.enumerate().map(pair).collect();
-        (!each.is_empty()).then(|| Pairs { adapter, rank, each })
+        (!each.is_empty()).then_some(Pairs { adapter, rank, each })
     }
 
     /// Rows of the input from `first` on with dropout, which is its own gradient.
