@@ -13,7 +13,7 @@ use crate::base::{Base, Factors, Layer, Part};
 use crate::elementwise::{Rotation, add, gated, gated_backward, normalise, normalise_backward};
 use crate::factor::Direction;
 use crate::forest::Forest;
-use crate::matrix::{Panels, View, in_blocks, multiply, multiply_here};
+use crate::matrix::{Panels, View, multiply};
 
 /// Zeroes some inputs of every low-rank pair, and scales the others up.
 #[derive(Clone, Copy, Debug)]
@@ -252,57 +252,62 @@ impl<'a> Pass<'a> {
         mut onto: [Option<Vec<f32>>; N],
     ) -> ([Vec<f32>; N], Vec<f32>) {
         let rows = x.len() / parts[0].dims(&self.base.config).1;
-        let pairs = self.pairs(idx, &parts);
-        let width = pairs.as_ref().map_or(0, Pairs::width);
-        let mut low = vec![0.0; rows * width];
-        let ys = std::array::from_fn(|at| {
-            let (part, add) = (parts[at], onto[at].is_some());
-            let (out, inside) = part.dims(&self.base.config);
-            let mut y = onto[at].take().unwrap_or_else(|| vec![0.0; rows * out]);
-            let factor = &factors[part as usize];
-            let Some((pairs, pair)) = pairs.as_ref().and_then(|pairs| Some((pairs, pairs.of(at)?))) else {
-                factor.multiply(x, rows, &mut y, add);
-                return y;
-            };
-            let columns = pair.columns.clone();
-            let down = Panels::packed(View::new(pairs.down(pair), inside, pairs.rank));
-            let up = Panels::packed(View::new(&pair.up, out, pairs.rank).transposed());
-            in_blocks(rows, &mut y, &mut low, |block, y, low| {
-                let x = &x[block.start * inside..block.end * inside];
-                factor.multiply_here(x, y, add);
-                let input = self.dropped(idx, part, block.start, x);
-                let input = View::new(&input, block.len(), inside);
-                multiply_here(input, down.all(), &mut low[columns.start..], width, false);
-                let low = View::new(low, block.len(), width).columns(columns.clone());
-                multiply_here(low, up.all(), y, out, true);
-            });
+        let mut ys = std::array::from_fn(|i| {
+            let add = onto[i].is_some();
+            let (out, _) = parts[i].dims(&self.base.config);
+            let mut y = onto[i].take().unwrap_or_else(|| vec![0.0; rows * out]);
+            factors[parts[i] as usize].multiply(x, rows, &mut y, add);
             y
         });
+        let Some(pairs) = self.pairs(idx, &parts) else {
+            return (ys, Vec::new());
+        };
+        let width = pairs.width();
+        let mut low = vec![0.0; rows * width];
+        for (input, down, columns) in pairs.inputs(x) {
+            let down = Panels::packed(View::new(&down, pairs.inside, columns.len()));
+            let input = View::new(&input, rows, pairs.inside);
+            multiply(input, down.all(), &mut low[columns.start..], width, false);
+        }
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let up = Panels::packed(View::new(&pair.up, pair.out, pairs.rank).transposed());
+            let low = View::new(&low, rows, width).columns(pairs.columns(i));
+            multiply(low, up.all(), &mut ys[pair.at], pair.out, true);
+        }
         (ys, low)
     }
 
     /// The trained ones of some parts with the same input.
-    fn pairs(&self, idx: usize, parts: &[Part]) -> Option<Pairs<'a>> {
+    fn pairs<'p>(&'p self, idx: usize, parts: &[Part]) -> Option<Pairs<'p, 'a>> {
         let adapter = self.adapter?;
-        let rank = adapter.config.rank;
-        let placed = parts
+        let each: Vec<Pair> = parts
             .iter()
             .enumerate()
-            .filter_map(|(at, &part)| Some((at, part, adapter.place(idx, part)?.clone())));
-        let pair = |(i, (at, part, place)): (usize, (usize, Part, Place))| Pair {
-            at,
-            part,
-            out: part.dims(&self.base.config).0,
-            up: scaled(&adapter.values[place.up.clone()], adapter.scale()),
-            place,
-            columns: i * rank..(i + 1) * rank,
-        };
-        let each: Vec<Pair> = placed.enumerate().map(pair).collect();
-        (!each.is_empty()).then_some(Pairs { adapter, rank, each })
+            .filter_map(|(at, &part)| {
+                let place = adapter.place(idx, part)?.clone();
+                let up = scaled(&adapter.values[place.up.clone()], adapter.scale());
+                let (out, _) = part.dims(&self.base.config);
+                Some(Pair {
+                    at,
+                    part,
+                    out,
+                    place,
+                    up,
+                })
+            })
+            .collect();
+        (!each.is_empty()).then(|| Pairs {
+            pass: self,
+            adapter,
+            idx,
+            rank: adapter.config.rank,
+            inside: parts[0].dims(&self.base.config).1,
+            each,
+        })
     }
 
-    /// Rows of the input from `first` on with dropout, which is its own gradient.
-    fn dropped<'x>(&self, idx: usize, part: Part, first: usize, x: &'x [f32]) -> Cow<'x, [f32]> {
+    /// The input with dropout, which is its own gradient.
+    fn dropped<'x>(&self, idx: usize, part: Part, x: &'x [f32]) -> Cow<'x, [f32]> {
         let Some(Dropout { share, seed }) = self.dropout else {
             return Cow::Borrowed(x);
         };
@@ -311,7 +316,7 @@ impl<'a> Pass<'a> {
         let (bar, kept) = ((f64::from(share) * 65536.0) as u64, 1.0 / (1.0 - share));
         let mut x = x.to_vec();
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
-            let mut rng = seed.derive((first + row) as u64).rng();
+            let mut rng = seed.derive(row as u64).rng();
             for four in x.chunks_mut(4) {
                 let mut draw = rng.next_u64();
                 for x in four {
@@ -325,9 +330,12 @@ impl<'a> Pass<'a> {
 }
 
 /// Low-rank pairs with the same input.
-struct Pairs<'a> {
+struct Pairs<'p, 'a> {
+    pass: &'p Pass<'a>,
     adapter: &'a Adapter,
+    idx: usize,
     rank: usize,
+    inside: usize,
     each: Vec<Pair>,
 }
 
@@ -339,23 +347,34 @@ struct Pair {
     place: Place,
     /// (out, rank), times the adapter's scale.
     up: Vec<f32>,
-    /// Where its numbers lie in rows of those of all.
-    columns: Range<usize>,
 }
 
-impl<'a> Pairs<'a> {
+/// What is multiplied by which downs, (inside, columns), for which columns.
+type Input<'x> = (Cow<'x, [f32]>, Vec<f32>, Range<usize>);
+
+impl Pairs<'_, '_> {
     fn width(&self) -> usize {
         self.rank * self.each.len()
     }
 
-    /// That of a part, if it is trained.
-    fn of(&self, at: usize) -> Option<&Pair> {
-        self.each.iter().find(|pair| pair.at == at)
+    /// Where a pair's numbers lie in the rows of all.
+    fn columns(&self, i: usize) -> Range<usize> {
+        i * self.rank..(i + 1) * self.rank
     }
 
-    /// (inside, rank).
-    fn down(&self, pair: &Pair) -> &'a [f32] {
-        &self.adapter.values[pair.place.down.clone()]
+    /// With dropout every pair has an input of its own.
+    fn inputs<'x>(&self, x: &'x [f32]) -> Vec<Input<'x>> {
+        let downs = |i: usize| &self.adapter.values[self.each[i].place.down.clone()];
+        if self.pass.dropout.is_some() {
+            let own = |i: usize| {
+                let input = self.pass.dropped(self.idx, self.each[i].part, x);
+                (input, downs(i).to_vec(), self.columns(i))
+            };
+            return (0..self.each.len()).map(own).collect();
+        }
+        let row = |row: usize| (0..self.each.len()).flat_map(move |i| &downs(i)[row * self.rank..][..self.rank]);
+        let side_by_side = (0..self.inside).flat_map(row).copied().collect();
+        vec![(Cow::Borrowed(x), side_by_side, 0..self.width())]
     }
 }
 
@@ -373,57 +392,50 @@ impl Back<'_, '_> {
     fn through<const N: usize>(&mut self, parts: [Part; N], x: &[f32], low: &[f32], dys: [&[f32]; N], dx: &mut [f32]) {
         let (idx, pass) = (self.idx, self.pass);
         let last = idx == 0 && parts[0] == Part::Query;
-        let (out, inside) = parts[0].dims(&pass.base.config);
-        // There is no `x` where nothing is trained.
-        let rows = dys[0].len() / out;
-        let pairs = pass.pairs(idx, &parts);
-        let width = pairs.as_ref().map_or(0, Pairs::width);
-        let mut d_low = vec![0.0; rows * width];
-        for (at, (part, dy)) in parts.into_iter().zip(dys).enumerate() {
-            let factor = &self.factors[part as usize];
-            let Some((pairs, pair)) = pairs.as_ref().and_then(|pairs| Some((pairs, pairs.of(at)?))) else {
-                if !last {
-                    factor.multiply(dy, rows, dx, true);
-                }
-                continue;
-            };
-            let (columns, out) = (pair.columns.clone(), pair.out);
-            let up = Panels::packed(View::new(&pair.up, out, pairs.rank));
-            let down = Panels::packed(View::new(pairs.down(pair), inside, pairs.rank).transposed());
-            in_blocks(rows, dx, &mut d_low, |block, dx, d_low| {
-                let dy = &dy[block.start * out..block.end * out];
-                multiply_here(
-                    View::new(dy, block.len(), out),
-                    up.all(),
-                    &mut d_low[columns.start..],
-                    width,
-                    false,
-                );
-                if last {
-                    return;
-                }
-                factor.multiply_here(dy, dx, true);
-                let d_low = View::new(d_low, block.len(), width).columns(columns.clone());
-                if pass.dropout.is_some() {
-                    let mut d = vec![0.0; dx.len()];
-                    multiply_here(d_low, down.all(), &mut d, inside, false);
-                    add(dx, &pass.dropped(idx, part, block.start, &d));
-                } else {
-                    multiply_here(d_low, down.all(), dx, inside, true);
-                }
-            });
+        let rows = dys[0].len() / parts[0].dims(&pass.base.config).0;
+        if !last {
+            for (part, dy) in parts.iter().zip(dys) {
+                self.factors[*part as usize].multiply(dy, rows, dx, true);
+            }
         }
-        let Some(pairs) = pairs else { return };
+        let Some(pairs) = pass.pairs(idx, &parts) else { return };
+        let (rank, width, inside) = (pairs.rank, pairs.width(), pairs.inside);
         let low = scaled(low, pairs.adapter.scale());
-        for pair in &pairs.each {
-            let of_pair = |x| Panels::packed(View::new(x, rows, width).columns(pair.columns.clone()));
-            let dy = View::new(dys[pair.at], rows, pair.out).transposed();
+        let mut d_low = vec![0.0; rows * width];
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let dy = View::new(dys[pair.at], rows, pair.out);
+            let up = Panels::packed(View::new(&pair.up, pair.out, rank));
+            let columns = pairs.columns(i);
+            multiply(dy, up.all(), &mut d_low[columns.start..], width, false);
+            let low = Panels::packed(View::new(&low, rows, width).columns(columns));
             let d_up = &mut self.gradient[pair.place.up.clone()];
-            multiply(dy, of_pair(&low).all(), d_up, pairs.rank, true);
-            let input = pass.dropped(idx, pair.part, 0, x);
+            multiply(dy.transposed(), low.all(), d_up, rank, true);
+        }
+        let d_low = View::new(&d_low, rows, width);
+        let mut d_down = vec![0.0; inside * width];
+        for (input, down, columns) in pairs.inputs(x) {
+            let own = d_low.columns(columns.clone());
             let input = View::new(&input, rows, inside).transposed();
-            let d_down = &mut self.gradient[pair.place.down.clone()];
-            multiply(input, of_pair(&d_low).all(), d_down, pairs.rank, true);
+            let d_down = &mut d_down[columns.start..];
+            multiply(input, Panels::packed(own).all(), d_down, width, false);
+            if last {
+                continue;
+            }
+            let down = Panels::packed(View::new(&down, inside, columns.len()).transposed());
+            if pass.dropout.is_some() {
+                let mut d = vec![0.0; dx.len()];
+                multiply(own, down.all(), &mut d, inside, false);
+                let part = pairs.each[columns.start / rank].part;
+                add(dx, &pass.dropped(idx, part, &d));
+            } else {
+                multiply(own, down.all(), dx, inside, true);
+            }
+        }
+        for (i, pair) in pairs.each.iter().enumerate() {
+            let gradient = &mut self.gradient[pair.place.down.clone()];
+            for (gradient, d) in gradient.chunks_exact_mut(rank).zip(d_down.chunks_exact(width)) {
+                add(gradient, &d[pairs.columns(i)]);
+            }
         }
     }
 }
