@@ -236,7 +236,7 @@ pub fn json(command: &mut Command) -> Result<Value> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    let last_line = |text: &str| text.lines().last().unwrap_or_default().to_owned();
+    let last_line = |text: &str| text.trim_end().lines().last().unwrap_or_default().to_owned();
     if !output.status.success() {
         bail!("{command:?} ended with {}: {}", output.status, last_line(&errors));
     }

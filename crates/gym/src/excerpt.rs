@@ -3,9 +3,9 @@
 
 use crate::comparison::extremes_of_list;
 
-/// Words that the excerpts of the first passage, of the second and of each later one may have. Of the findings that
-/// three passages hold, for the gold queries of training questions, as much is kept as of 100 words of each, and no
-/// more is read than of 60.
+/// Words that the excerpts of the first passage, of the second and of each later one may have. For the gold queries of
+/// training questions they keep 1 to 3 % more of the findings that three passages hold than 60 words of each do, and
+/// are at most 5 % longer.
 const EXCERPT_WORDS: [usize; 3] = [100, 60, 40];
 
 /// What compact prompts show of the text of a passage with this rank, from 1: what bears on the query, and the extremes

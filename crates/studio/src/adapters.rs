@@ -74,10 +74,10 @@ impl Studio {
     /// Writes the mean of adapters of one base into the home, as a new model.
     pub fn average_adapters(&self, of: &[String], name: &str) -> Result<ModelView> {
         check_name(name)?;
-        let taken = || StudioError::Invalid(format!("there is a model `{name}` already: choose another name"));
-        let to = self.home().join("models").join(name);
+        let to = self.training_dir(name);
         if known(self.store().model(name))?.is_some() || to.exists() {
-            return Err(taken());
+            let message = format!("there is a model `{name}` already: choose another name");
+            return Err(StudioError::Invalid(message));
         }
         let rows = of.iter().map(|name| self.model_row(name)).collect::<Result<Vec<_>>>()?;
         let bases: Vec<Option<&str>> = rows.iter().map(|row| row.adapter_of.as_deref()).collect();
@@ -134,7 +134,7 @@ impl Studio {
     pub(crate) fn bring_built_in_adapters(&self, base: &str) -> Result<()> {
         let root = self.model_row(base)?;
         for BuiltIn { name, config, tensors } in BUILT_IN {
-            let dir = self.home().join("models").join(name);
+            let dir = self.training_dir(name);
             let model = known(self.store().model(name))?;
             if model.as_ref().is_some_and(|model| Path::new(&model.path) != dir) {
                 continue;
