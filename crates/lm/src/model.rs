@@ -52,6 +52,8 @@ pub struct Options {
     pub kept_tokens: usize,
     /// Computes in the machine's place, if there is one.
     pub device: Option<Device>,
+    /// Takes end tokens for any other: every text gets as long as it may, as engines are timed.
+    pub endless: bool,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             machine: Machine::shared(),
             kept_tokens: KEPT_TOKENS,
             device: accelerator::found(),
+            endless: false,
         }
     }
 }
@@ -71,10 +74,13 @@ impl LocalModel {
 
     pub fn open_with(path: &Path, options: Options) -> Result<LocalModel, LmError> {
         let mut gguf = Gguf::open(path)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let mut tokenizer = Tokenizer::from_gguf(&gguf)?;
         let source = gguf.string("tokenizer.chat_template").map(str::to_string);
         let template = ChatTemplate::new(source.as_deref(), &tokenizer)?;
         let config = Config::from_gguf(&mut gguf, tokenizer.vocabulary())?;
+        if options.endless {
+            tokenizer.end.clear();
+        }
         let info = ModelInfo {
             architecture: config.architecture.name().into(),
             parameters: gguf.parameters(),

@@ -33,6 +33,7 @@ fn model(path: &Path, device: Option<Device>) -> LocalModel {
         machine: Machine::shared(),
         kept_tokens: 1024,
         device,
+        ..Options::default()
     };
     LocalModel::open_with(path, options).unwrap()
 }

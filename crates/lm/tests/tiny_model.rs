@@ -122,6 +122,7 @@ fn logprobs(path: &Path, machine: &Machine, prompt: &[u32], continuations: &[Vec
         machine: machine.clone(),
         kept_tokens: 1024,
         device: None,
+        ..Options::default()
     };
     let model = LocalModel::open_with(path, options).unwrap();
     model.token_logprobs(prompt, continuations, &Cancel::default()).unwrap()
@@ -147,6 +148,7 @@ fn has_the_same_bits_in_any_company(architecture: &str) {
                 machine: machine.clone(),
                 kept_tokens: 1024,
                 device: None,
+                ..Options::default()
             },
         )
         .unwrap();
@@ -288,6 +290,27 @@ fn a_kept_prompt_changes_nothing(architecture: &str) {
         model.generate(&one, &Cancel::default(), &mut |_| {}).unwrap().0[0].text,
         samples[3].text
     );
+}
+
+#[test]
+fn an_endless_model_fills_every_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_model(dir.path());
+    let lengths = |endless: bool| -> Vec<usize> {
+        let options = Options {
+            endless,
+            ..Options::default()
+        };
+        let model = LocalModel::open_with(&path, options).unwrap();
+        let mut many = request("hello", 16);
+        many.sampling.max_tokens = 200;
+        let (samples, usage) = model.generate(&many, &Cancel::default(), &mut |_| {}).unwrap();
+        let lengths: Vec<_> = samples.iter().map(|sample| sample.token_ids.len()).collect();
+        assert_eq!(usage.generated as usize, lengths.iter().sum::<usize>());
+        lengths
+    };
+    assert!(lengths(false).iter().any(|length| *length < 200));
+    assert!(lengths(true).iter().all(|length| *length == 200));
 }
 
 #[test]

@@ -98,6 +98,8 @@ impl Studio {
                 .device
                 .filter(|_| options.instructions.is_none() && options.threads == 0),
             kept_tokens: default.kept_tokens,
+            // Peers are told the same: a text that ends early would be timed for what it did not say.
+            endless: true,
         };
         let mut model = LocalModel::open_with(Path::new(&self.model_file(&options.model)?), settings)?;
         if let Some(adapter) = &options.adapter {
