@@ -94,6 +94,8 @@ struct Set {
 
 /// One row of a table: who proposes, and who chooses among its proposals.
 pub struct Rung {
+    /// Part of its runs' names.
+    pub id: &'static str,
     pub name: &'static str,
     policy: &'static str,
     choice: Choice,
@@ -104,24 +106,32 @@ enum Choice {
     Greedy,
     Random,
     RewardModel,
+    /// The reward model's word, weighed against how often the policy proposes the same.
+    Weighted,
     /// Sees the gold evidence of the question that is asked: an upper bound, not a method.
     Evidence,
 }
 
-pub const RUNGS: [Rung; 9] = [
-    rung("zero-shot", "base", Choice::Greedy),
-    rung("random of N", "base", Choice::Random),
-    rung("PRM", "base", Choice::RewardModel),
-    rung("SFT", "sft", Choice::Greedy),
-    rung("SFT, random of N", "sft", Choice::Random),
-    rung("SFT + PRM", "sft", Choice::RewardModel),
-    rung("DPO", "dpo", Choice::Greedy),
-    rung("DPO + PRM", "dpo", Choice::RewardModel),
-    rung("SFT + evidence (upper bound)", "sft", Choice::Evidence),
+pub const RUNGS: [Rung; 10] = [
+    rung("zero-shot", "zero-shot", "base", Choice::Greedy),
+    rung("random", "random of N", "base", Choice::Random),
+    rung("prm", "PRM", "base", Choice::RewardModel),
+    rung("sft", "SFT", "sft", Choice::Greedy),
+    rung("sft-random", "SFT, random of N", "sft", Choice::Random),
+    rung("sft-prm", "SFT + PRM", "sft", Choice::RewardModel),
+    rung("sft-prm-weighted", "SFT + PRM, weighted", "sft", Choice::Weighted),
+    rung("dpo", "DPO", "dpo", Choice::Greedy),
+    rung("dpo-prm", "DPO + PRM", "dpo", Choice::RewardModel),
+    rung("sft-evidence", "SFT + evidence (upper bound)", "sft", Choice::Evidence),
 ];
 
-const fn rung(name: &'static str, policy: &'static str, choice: Choice) -> Rung {
-    Rung { name, policy, choice }
+const fn rung(id: &'static str, name: &'static str, policy: &'static str, choice: Choice) -> Rung {
+    Rung {
+        id,
+        name,
+        policy,
+        choice,
+    }
 }
 
 const USAGE: &str =
@@ -270,10 +280,9 @@ impl Ladder {
         let mut judged = Vec::new();
         for set in &self.sets {
             for agent in &self.agents {
-                let name = format!("{}-{agent}-collect-s{seed}", set.name);
-                let rung = rung("collect", "sft", Choice::Evidence);
+                let rung = rung("collect", "judged runs", "sft", Choice::Evidence);
                 let questions = self.unseen(set)?;
-                judged.push(self.ensure_run(&name, set, &questions, agent, &rung, seed)?);
+                judged.push(self.ensure_run(set, &questions, agent, &rung, seed)?);
             }
         }
         let judged = judged.join(",");
@@ -293,8 +302,7 @@ impl Ladder {
             for agent in &self.agents {
                 let mut zero_shot: Option<String> = None;
                 for (idx, rung) in RUNGS.iter().enumerate() {
-                    let name = format!("{}-{agent}-{idx}-s{seed}", set.name);
-                    let run = self.ensure_run(&name, set, &report, agent, rung, seed)?;
+                    let run = self.ensure_run(set, &report, agent, rung, seed)?;
                     let mut words = vec!["evaluate", &run];
                     if let Some(zero_shot) = &zero_shot {
                         words.extend(["--against", zero_shot]);
@@ -357,13 +365,13 @@ impl Ladder {
     /// Makes a run, or what is left of it; returns its id.
     fn ensure_run(
         &self,
-        name: &str,
         set: &Set,
         questions: &Questions,
         agent: &str,
         rung: &Rung,
         seed: u32,
     ) -> Result<String> {
+        let name = &format!("{}-{agent}-{}-s{seed}", set.name, rung.id);
         let mut command = self.rag_gym();
         match self.find_run(name)? {
             Some((id, true)) => return Ok(id),
@@ -388,6 +396,9 @@ impl Ladder {
                     Choice::Greedy => {}
                     Choice::Random => drop(command.args(["--select", "random"])),
                     Choice::RewardModel => drop(command.args(["--reward-model", &self.model("prm", seed)])),
+                    Choice::Weighted => {
+                        command.args(["--reward-model", &self.model("prm", seed), "--select", "weighted"]);
+                    }
                     Choice::Evidence => drop(command.args(["--judge", "evidence"])),
                 }
             }

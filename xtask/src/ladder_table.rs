@@ -127,15 +127,15 @@ fn mean(evaluations: &[&Value], place: &str) -> Option<f64> {
 
 /// Share of the way from a policy's greedy row to its upper bound that its reward model goes.
 fn recovered(rows: &[&Row]) -> Option<f64> {
-    let f1 = |name: &str| {
+    let f1 = |id: &str| {
         let of_rung: Vec<&Value> = rows
             .iter()
-            .filter(|row| RUNGS[row.rung].name == name)
+            .filter(|row| RUNGS[row.rung].id == id)
             .map(|row| &row.evaluation)
             .collect();
         mean(&of_rung, "/f1/mean")
     };
-    let (greedy, guided, bound) = (f1("SFT")?, f1("SFT + PRM")?, f1("SFT + evidence (upper bound)")?);
+    let (greedy, guided, bound) = (f1("sft")?, f1("sft-prm")?, f1("sft-evidence")?);
     (bound > greedy).then(|| (guided - greedy) / (bound - greedy))
 }
 
@@ -143,7 +143,8 @@ fn recovered(rows: &[&Row]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn row(rung: usize, seed: u32, f1: f64, p: Option<f64>) -> Row {
+    fn row(id: &str, seed: u32, f1: f64, p: Option<f64>) -> Row {
+        let rung = RUNGS.iter().position(|rung| rung.id == id).unwrap();
         let interval = json!({"mean": f1, "low": f1 - 0.1, "high": f1 + 0.1});
         let against = p.map(|p| json!({"delta": {"f1": {"p": p}}}));
         let evaluation = json!({"n": 150, "em": interval, "f1": interval, "evidence_recall": null,
@@ -160,10 +161,10 @@ mod tests {
     #[test]
     fn one_seed_shows_its_interval_and_the_share_of_the_way_that_guidance_goes() {
         let rows = [
-            row(0, 0, 0.1, None),
-            row(3, 0, 0.4, Some(0.0001)),
-            row(5, 0, 0.5, Some(0.02)),
-            row(8, 0, 0.6, Some(0.5)),
+            row("zero-shot", 0, 0.1, None),
+            row("sft", 0, 0.4, Some(0.0001)),
+            row("sft-prm", 0, 0.5, Some(0.02)),
+            row("sft-evidence", 0, 0.6, Some(0.5)),
         ];
         let shown = tables(&rows);
         assert!(shown.starts_with("### world, react (n = 150)\n"), "{shown}");
@@ -175,9 +176,9 @@ mod tests {
     #[test]
     fn several_seeds_show_each_mean_and_the_weakest_test() {
         let rows = [
-            row(3, 0, 0.2, Some(0.01)),
-            row(3, 1, 0.4, Some(0.2)),
-            row(3, 2, 0.6, Some(0.03)),
+            row("sft", 0, 0.2, Some(0.01)),
+            row("sft", 1, 0.4, Some(0.2)),
+            row("sft", 2, 0.6, Some(0.03)),
         ];
         let shown = tables(&rows);
         assert!(shown.contains("| 0.400 (0.200, 0.400, 0.600) | 0.200 |"), "{shown}");

@@ -497,9 +497,10 @@ pub struct AgentOptions {
     /// A model of kind `reward`, which gives the rewards in the judge's place
     #[arg(long, value_name = "MODEL")]
     reward_model: Option<String>,
-    /// How a candidate is taken: by reward, by most samples, at random, or the first
+    /// How a candidate is taken: by reward, by most samples, by most samples that count e^reward each, at
+    /// random, or the first
     /// [default: reward with a judge or reward model, else majority]
-    #[arg(long, value_parser = ["reward", "majority", "random", "first"])]
+    #[arg(long, value_parser = ["reward", "majority", "weighted", "random", "first"])]
     select: Option<String>,
 }
 

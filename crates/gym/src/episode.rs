@@ -502,7 +502,7 @@ pub fn merge_duplicates(candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 /// The index of the candidate to take; `seed` is the step's.
 ///
-/// Equal rewards are decided by votes, equal votes by likelihood a token, then by order.
+/// What rewards leave equal is decided by votes, equal votes by likelihood a token, then by order.
 pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usize {
     let mut eligible: Vec<usize> = (0..candidates.len())
         .filter(|&idx| !candidates[idx].action.is_malformed())
@@ -511,9 +511,13 @@ pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usi
         eligible = (0..candidates.len()).collect();
     }
     let key = |candidate: &Candidate| {
-        let reward = candidate.reward.filter(|_| selection == Selection::Reward);
+        let merit = match selection {
+            Selection::Reward => candidate.reward.unwrap_or(f64::NEG_INFINITY),
+            Selection::Weighted => candidate.reward.unwrap_or(0.0) + f64::from(candidate.multiplicity).ln(),
+            _ => 0.0,
+        };
         let per_token = candidate.logprob() / candidate.token_logprobs.len().max(1) as f64;
-        (reward.unwrap_or(f64::NEG_INFINITY), candidate.multiplicity, per_token)
+        (merit, candidate.multiplicity, per_token)
     };
     match selection {
         Selection::First => eligible[0],
@@ -524,7 +528,7 @@ pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usi
                 .collect();
             samples[seed.derive_str("select").rng().below(samples.len())]
         }
-        Selection::Majority | Selection::Reward => eligible
+        Selection::Majority | Selection::Reward | Selection::Weighted => eligible
             .into_iter()
             .reduce(|best, idx| {
                 let better = key(&candidates[idx]).partial_cmp(&key(&candidates[best]));

@@ -69,14 +69,19 @@ pub enum Selection {
     /// The highest reward; by majority where nothing gave one.
     #[default]
     Reward,
+    /// The most samples, each counting e^reward (best-of-N weighted): what many samples agree on needs more of a
+    /// reward to be passed over. With a reward that is a log-odds, as those of trained reward models are, this is
+    /// the action most likely to be the better one if the policy's own choice counts as evidence too.
+    Weighted,
 }
 
 impl Selection {
-    pub const ALL: [Selection; 4] = [
+    pub const ALL: [Selection; 5] = [
         Selection::First,
         Selection::Majority,
         Selection::Random,
         Selection::Reward,
+        Selection::Weighted,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,6 +90,7 @@ impl Selection {
             Selection::Majority => "majority",
             Selection::Random => "random",
             Selection::Reward => "reward",
+            Selection::Weighted => "weighted",
         }
     }
 }

@@ -510,6 +510,15 @@ fn each_way_to_select_takes_its_candidate() {
     assert_eq!(chosen(Selection::First), 1);
     assert_eq!(chosen(Selection::Majority), 2);
     assert_eq!(chosen(Selection::Reward), 3);
+    // Three samples against one: e^0.6 is too little to pass them over, e^1.2 is enough.
+    assert_eq!(chosen(Selection::Weighted), 2);
+    let closer = [rated("b", 3, 0.1), rated("c", 1, 1.3)];
+    assert_eq!(gym::episode::choose(&closer, Selection::Weighted, Seed(1)), 1);
+    let unrated = candidates.clone().map(|candidate| Candidate {
+        reward: None,
+        ..candidate
+    });
+    assert_eq!(gym::episode::choose(&unrated, Selection::Weighted, Seed(1)), 2);
     let mut counts = [0u32; 4];
     for seed in 0..5000 {
         counts[gym::episode::choose(&candidates, Selection::Random, Seed(seed))] += 1;

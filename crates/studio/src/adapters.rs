@@ -74,7 +74,7 @@ impl Studio {
     /// Writes the mean of adapters of one base into the home, as a new model.
     pub fn average_adapters(&self, of: &[String], name: &str) -> Result<ModelView> {
         check_name(name)?;
-        let to = self.training_dir(name);
+        let to = self.model_dir(name);
         if known(self.store().model(name))?.is_some() || to.exists() {
             let message = format!("there is a model `{name}` already: choose another name");
             return Err(StudioError::Invalid(message));
@@ -134,7 +134,7 @@ impl Studio {
     pub(crate) fn bring_built_in_adapters(&self, base: &str) -> Result<()> {
         let root = self.model_row(base)?;
         for BuiltIn { name, config, tensors } in BUILT_IN {
-            let dir = self.training_dir(name);
+            let dir = self.model_dir(name);
             let model = known(self.store().model(name))?;
             if model.as_ref().is_some_and(|model| Path::new(&model.path) != dir) {
                 continue;

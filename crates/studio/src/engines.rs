@@ -125,7 +125,7 @@ impl Studio {
             None if settings.candidates > 1 => Selection::Majority,
             None => Selection::First,
         };
-        if selection == Selection::Reward && !rewards {
+        if matches!(selection, Selection::Reward | Selection::Weighted) && !rewards {
             return Err(StudioError::Invalid(
                 "to select by reward, name a judge or a reward model".into(),
             ));

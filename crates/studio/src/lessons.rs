@@ -109,8 +109,8 @@ impl Studio {
         let index = self.index(&corpus)?;
         let questions = self.store().questions(set, request.limit.map(|limit| limit as usize))?;
         let (mut all, mut readings, mut known) = (Vec::new(), Vec::new(), HashSet::new());
-        // Agents that read ask their reader the same.
-        let mut clozes_left = request.clozes as usize;
+        // Agents that read ask their reader the same: what one has been taught by clozes serves all.
+        let mut has_clozes = false;
         for name in &request.agents {
             let agent = Agent::new(parse(name)?, PromptStyle::Compact);
             for labelled in &questions {
@@ -121,12 +121,13 @@ impl Studio {
                 all.extend(counterfactuals(&agent, labelled, n, seed));
                 let mut new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
                 readings.extend(reader.into_iter().filter(&mut new));
-                let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, clozes_left, seed)?;
-                all.extend(gaps.into_iter().filter(new));
+                if !has_clozes {
+                    let n = request.clozes as usize;
+                    let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, n, seed)?;
+                    all.extend(gaps.into_iter().filter(new));
+                }
             }
-            if agent.reads() {
-                clozes_left = 0;
-            }
+            has_clozes |= agent.reads();
         }
         let most = request.readings.map_or(readings.len(), |most| most as usize);
         all.extend(spread(readings, most));

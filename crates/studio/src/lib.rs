@@ -87,6 +87,8 @@ impl Studio {
         let home = home
             .or_else(|| std::env::var_os("RAG_GYM_HOME").map(PathBuf::from))
             .unwrap_or_else(platform_home);
+        // Paths of models stand in the database, and the next call may come from another folder.
+        let home = std::path::absolute(&home).map_err(StudioError::file("find", &home))?;
         std::fs::create_dir_all(&home).map_err(StudioError::file("create", &home))?;
         let store = store::Store::open(home.join("rag-gym.db"))?;
         Ok(Studio {

@@ -183,7 +183,7 @@ mod tests {
         studio.add_model(&copy, "copy").unwrap();
         assert_eq!(scores("copy").1, rewards);
         studio.remove_model("small").unwrap();
-        assert!(!studio.training_dir("small").exists() && tiny_stays(&dir));
+        assert!(!studio.model_dir("small").exists() && tiny_stays(&dir));
     }
 
     fn tiny_stays(dir: &tempfile::TempDir) -> bool {

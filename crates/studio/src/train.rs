@@ -156,7 +156,7 @@ impl Studio {
     /// Reads the base and the data, then opens the training's record.
     pub(crate) fn prepare(&self, request: &TrainRequest) -> Result<Prepared> {
         check_name(&request.out)?;
-        if self.store().model(&request.out).is_ok() && !self.training_dir(&request.out).join(CHECKPOINT).exists() {
+        if self.store().model(&request.out).is_ok() && !self.model_dir(&request.out).join(CHECKPOINT).exists() {
             let message = format!(
                 "there is a model `{}` already; remove it or choose another name",
                 request.out
@@ -168,7 +168,7 @@ impl Studio {
         let config = config(request, objective, &network)?;
         let examples = self.examples(request, &network, &config)?;
         let (examples, held_out) = split(examples, request.eval_ratio, config.seed.derive_str("split"));
-        let dir = self.training_dir(&request.out);
+        let dir = self.model_dir(&request.out);
         Ok(Prepared {
             record: Record::begin(&dir, request, examples.len(), held_out.len())?,
             request: request.clone(),
@@ -186,7 +186,7 @@ impl Studio {
         cancel: &Cancel,
         on_step: &mut dyn FnMut(&TrainStep),
     ) -> Result<TrainReport> {
-        let dir = self.training_dir(&prepared.request.out);
+        let dir = self.model_dir(&prepared.request.out);
         let (examples, held_out) = (prepared.examples.len(), prepared.held_out.len());
         let mut log = StepLog::new(&dir);
         let mut last = Instant::now();
@@ -240,7 +240,7 @@ impl Studio {
 
     /// Ends a stopped training with what its checkpoint holds.
     pub(crate) fn keep_stopped(&self, request: &TrainRequest) -> Result<()> {
-        let dir = self.training_dir(&request.out);
+        let dir = self.model_dir(&request.out);
         let checkpoint = dir.join(CHECKPOINT);
         if !checkpoint.exists() {
             return Err(StudioError::Invalid(format!(
@@ -257,14 +257,15 @@ impl Studio {
     }
 
     fn keep(&self, request: &TrainRequest, network: &Network, made: &Made) -> Result<()> {
-        let dir = self.training_dir(&request.out);
+        let dir = self.model_dir(&request.out);
         self.keep_made(request, network, made, &dir)?;
         // Only now: a training that dies before is gone on with, not begun again.
         let _ = std::fs::remove_file(dir.join(CHECKPOINT));
         Ok(())
     }
 
-    pub(crate) fn training_dir(&self, name: &str) -> PathBuf {
+    /// Where the files of a model lie that was trained or made here.
+    pub(crate) fn model_dir(&self, name: &str) -> PathBuf {
         self.home().join("models").join(name)
     }
 

@@ -172,7 +172,7 @@ impl Studio {
                 && let Err(error) = studio.keep_stopped(&request)
             {
                 // The record is all that is left to tell it; if it cannot be written either, it says "stopped".
-                let _ = Record::reopen(&studio.training_dir(&name)).and_then(|record| record.end(Some(&error)));
+                let _ = Record::reopen(&studio.model_dir(&name)).and_then(|record| record.end(Some(&error)));
             }
             lock(&studio.inner.trainings).remove(&name);
         });
@@ -303,7 +303,7 @@ impl Studio {
 
     fn checked_dir(&self, name: &str) -> Result<PathBuf> {
         crate::library::check_name(name)?;
-        let dir = self.training_dir(name);
+        let dir = self.model_dir(name);
         match dir.join(RECORD).exists() || dir.join(STEPS).exists() {
             true => Ok(dir),
             false => Err(unknown(&dir)),
@@ -368,7 +368,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let studio = Studio::open(Some(home.path().into())).unwrap();
         assert_eq!(studio.trainings().unwrap(), []);
-        let dir = studio.training_dir("one");
+        let dir = studio.model_dir("one");
         let state = |name: &str| studio.training(name).unwrap().state;
 
         let record = Record::begin(&dir, &request("one"), 9, 1).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     fn steps_are_read_on_from_where_one_was() {
         let home = tempfile::tempdir().unwrap();
         let studio = Studio::open(Some(home.path().into())).unwrap();
-        let dir = studio.training_dir("old");
+        let dir = studio.model_dir("old");
         std::fs::create_dir_all(&dir).unwrap();
         let line = |step: u32, eval: &str| {
             format!(
