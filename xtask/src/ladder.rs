@@ -105,23 +105,35 @@ pub struct Rung {
 enum Choice {
     Greedy,
     Random,
-    RewardModel,
-    /// The reward model's word, weighed against how often the policy proposes the same.
-    Weighted,
+    /// By a reward model of the ladder.
+    Reward(&'static str),
+    /// By its word, weighed against how often the policy proposes the same.
+    Weighted(&'static str),
     /// Sees the gold evidence of the question that is asked: an upper bound, not a method.
     Evidence,
 }
 
-pub const RUNGS: [Rung; 10] = [
+pub const RUNGS: [Rung; 11] = [
     rung("zero-shot", "zero-shot", "base", Choice::Greedy),
     rung("random", "random of N", "base", Choice::Random),
-    rung("prm", "PRM", "base", Choice::RewardModel),
+    rung("prm", "PRM", "base", Choice::Reward("prm")),
     rung("sft", "SFT", "sft", Choice::Greedy),
     rung("sft-random", "SFT, random of N", "sft", Choice::Random),
-    rung("sft-prm", "SFT + PRM", "sft", Choice::RewardModel),
-    rung("sft-prm-weighted", "SFT + PRM, weighted", "sft", Choice::Weighted),
+    rung("sft-prm", "SFT + PRM", "sft", Choice::Reward("prm")),
+    rung(
+        "sft-prm-weighted",
+        "SFT + PRM, weighted",
+        "sft",
+        Choice::Weighted("prm"),
+    ),
+    rung(
+        "sft-encoder",
+        "SFT + PRM of the encoder",
+        "sft",
+        Choice::Reward("encoder"),
+    ),
     rung("dpo", "DPO", "dpo", Choice::Greedy),
-    rung("dpo-prm", "DPO + PRM", "dpo", Choice::RewardModel),
+    rung("dpo-prm", "DPO + PRM", "dpo", Choice::Reward("prm")),
     rung("sft-evidence", "SFT + evidence (upper bound)", "sft", Choice::Evidence),
 ];
 
@@ -286,11 +298,15 @@ impl Ladder {
             }
         }
         let judged = judged.join(",");
-        let from = ["--from", &judged, "--base", &sft];
-        self.ensure_trained("dpo", &self.model("dpo", seed), &[&from[..], &common].concat())?;
         // Judged states are few, and a head has to be learnt from nothing.
-        let longer = ["--epochs", "3"];
-        self.ensure_trained("prm", &self.model("prm", seed), &[&from[..], &longer, &common].concat())?;
+        for (part, method, base, epochs) in [
+            ("dpo", "dpo", sft.as_str(), "1"),
+            ("prm", "prm", &sft, "3"),
+            ("encoder", "prm", model::encoder(), "3"),
+        ] {
+            let from = ["--from", &judged, "--base", base, "--epochs", epochs];
+            self.ensure_trained(method, &self.model(part, seed), &[&from[..], &common].concat())?;
+        }
         for set in &self.sets {
             let report = Questions {
                 set: set.report.clone(),
@@ -308,6 +324,10 @@ impl Ladder {
                         words.extend(["--against", zero_shot]);
                     }
                     let evaluation = self.json(&words)?;
+                    let agreement = match rung.choice {
+                        Choice::Reward(part) => self.agreement(&run, &self.model(part, seed))?,
+                        _ => Value::Null,
+                    };
                     zero_shot.get_or_insert(run);
                     rows.push(Row {
                         set: set.name.clone(),
@@ -315,6 +335,7 @@ impl Ladder {
                         rung: idx,
                         seed,
                         evaluation,
+                        agreement,
                     });
                 }
                 // After each table, so that a ladder that is stopped has said what it knows.
@@ -322,6 +343,12 @@ impl Ladder {
             }
         }
         Ok(())
+    }
+
+    /// How a run's reward model agrees with the gold evidence, on states that taught it nothing.
+    fn agreement(&self, run: &str, reward_model: &str) -> Result<Value> {
+        self.json(&["annotate", run, "--judge", "evidence"])?;
+        self.json(&["agreement", run, "--judges", &format!("evidence,{reward_model}")])
     }
 
     /// What plays a rung's part in the ladder of a seed.
@@ -363,14 +390,7 @@ impl Ladder {
     }
 
     /// Makes a run, or what is left of it; returns its id.
-    fn ensure_run(
-        &self,
-        set: &Set,
-        questions: &Questions,
-        agent: &str,
-        rung: &Rung,
-        seed: u32,
-    ) -> Result<String> {
+    fn ensure_run(&self, set: &Set, questions: &Questions, agent: &str, rung: &Rung, seed: u32) -> Result<String> {
         let name = &format!("{}-{agent}-{}-s{seed}", set.name, rung.id);
         let mut command = self.rag_gym();
         match self.find_run(name)? {
@@ -395,9 +415,9 @@ impl Ladder {
                 match rung.choice {
                     Choice::Greedy => {}
                     Choice::Random => drop(command.args(["--select", "random"])),
-                    Choice::RewardModel => drop(command.args(["--reward-model", &self.model("prm", seed)])),
-                    Choice::Weighted => {
-                        command.args(["--reward-model", &self.model("prm", seed), "--select", "weighted"]);
+                    Choice::Reward(model) => drop(command.args(["--reward-model", &self.model(model, seed)])),
+                    Choice::Weighted(model) => {
+                        command.args(["--reward-model", &self.model(model, seed), "--select", "weighted"]);
                     }
                     Choice::Evidence => drop(command.args(["--judge", "evidence"])),
                 }

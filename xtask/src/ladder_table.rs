@@ -20,6 +20,8 @@ pub struct Row {
     pub rung: usize,
     pub seed: u32,
     pub evaluation: Value,
+    /// Of its reward model with the evidence, as `rag-gym agreement --json` gives it; null for rungs without one.
+    pub agreement: Value,
 }
 
 /// Writes the rows beside the runs, and with `publish` the tables into docs/results.md.
@@ -28,7 +30,7 @@ pub fn write(home: &Path, rows: &[Row], publish: bool) -> Result<()> {
         .iter()
         .map(|row| {
             json!({"set": row.set, "agent": row.agent, "rung": RUNGS[row.rung].name, "seed": row.seed,
-                   "evaluation": row.evaluation})
+                   "evaluation": row.evaluation, "agreement": row.agreement})
         })
         .collect();
     let path = home.join("rows.json");
@@ -58,17 +60,16 @@ fn tables(rows: &[Row]) -> String {
         let (set, agent) = key;
         let n = &groups[&key][0].evaluation["n"];
         let _ = writeln!(out, "### {set}, {agent} (n = {n})\n");
-        out += "| rung | EM | F1 | p against zero-shot (F1) | evidence recall | searches | malformed |\n|---|---|---|---|---|---|---|\n";
+        out += "| rung | EM | F1 | p against zero-shot (F1) | evidence recall | searches | malformed | pairs as evidence orders them |\n";
+        out += "|---|---|---|---|---|---|---|---|\n";
         for (idx, rung) in RUNGS.iter().enumerate() {
-            let of_rung: Vec<&Value> = groups[&key]
-                .iter()
-                .filter(|row| row.rung == idx)
-                .map(|row| &row.evaluation)
-                .collect();
+            let rows = || groups[&key].iter().filter(|row| row.rung == idx);
+            let of_rung: Vec<&Value> = rows().map(|row| &row.evaluation).collect();
+            let agreements: Vec<&Value> = rows().map(|row| &row.agreement).collect();
             if !of_rung.is_empty() {
                 let _ = writeln!(
                     out,
-                    "| {} | {} | {} | {} | {} | {} | {} |",
+                    "| {} | {} | {} | {} | {} | {} | {} | {} |",
                     rung.name,
                     score(&of_rung, "em"),
                     score(&of_rung, "f1"),
@@ -76,6 +77,7 @@ fn tables(rows: &[Row]) -> String {
                     score(&of_rung, "evidence_recall"),
                     mean(&of_rung, "/searches_mean").map_or("-".into(), |x| format!("{x:.1}")),
                     mean(&of_rung, "/malformed_rate").map_or("-".into(), |x| format!("{:.0} %", x * 100.0)),
+                    mean(&agreements, "/pair_accuracy/value").map_or("-".into(), |x| format!("{:.0} %", x * 100.0)),
                 );
             }
         }
@@ -155,6 +157,11 @@ mod tests {
             rung,
             seed,
             evaluation,
+            agreement: if id == "sft-prm" {
+                json!({"pair_accuracy": {"value": 0.9}})
+            } else {
+                Value::Null
+            },
         }
     }
 
@@ -168,8 +175,9 @@ mod tests {
         ];
         let shown = tables(&rows);
         assert!(shown.starts_with("### world, react (n = 150)\n"), "{shown}");
-        let sft = "| SFT | 0.400 [0.300, 0.500] | 0.400 [0.300, 0.500] | < 0.001 | - | 2.0 | 25 % |";
+        let sft = "| SFT | 0.400 [0.300, 0.500] | 0.400 [0.300, 0.500] | < 0.001 | - | 2.0 | 25 % | - |";
         assert!(shown.contains(sft), "{shown}");
+        assert!(shown.contains("| 25 % | 90 % |"), "{shown}");
         assert!(shown.contains("recovers 50 %"), "{shown}");
     }
 

