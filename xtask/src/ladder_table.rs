@@ -77,16 +77,21 @@ fn tables(rows: &[Row]) -> String {
                     score(&of_rung, "evidence_recall"),
                     mean(&of_rung, "/searches_mean").map_or("-".into(), |x| format!("{x:.1}")),
                     mean(&of_rung, "/malformed_rate").map_or("-".into(), |x| format!("{:.0} %", x * 100.0)),
-                    mean(&agreements, "/pair_accuracy/value").map_or("-".into(), |x| format!("{:.0} %", x * 100.0)),
+                    ordered_alike(&agreements),
                 );
             }
         }
         out.push('\n');
-        if let Some(share) = recovered(&groups[&key]) {
+        let guided = RUNGS.iter().filter(|rung| GUIDED.contains(&rung.id));
+        let shares: Vec<String> = guided
+            .filter_map(|rung| Some((rung.name, recovered(&groups[&key], rung.id)?)))
+            .map(|(name, share)| format!("{name} {:.0} %", share * 100.0))
+            .collect();
+        if !shares.is_empty() {
+            let shares = shares.join(", ");
             let _ = writeln!(
                 out,
-                "Guidance recovers {:.0} % of the distance in F1 between SFT alone and its upper bound.\n",
-                share * 100.0
+                "Of the distance in F1 between SFT alone and its upper bound, guidance recovers: {shares}.\n"
             );
         }
     }
@@ -119,6 +124,21 @@ fn worst_p(evaluations: &[&Value]) -> String {
     }
 }
 
+/// Share of pairs that reward models order as the evidence does; one that saw many pairs counts for more.
+fn ordered_alike(agreements: &[&Value]) -> String {
+    let (mut alike, mut pairs) = (0.0, 0.0);
+    for measure in agreements.iter().map(|agreement| &agreement["pair_accuracy"]) {
+        if let (Some(share), Some(n)) = (measure["value"].as_f64(), measure["n"].as_f64()) {
+            alike += share * n;
+            pairs += n;
+        }
+    }
+    match pairs > 0.0 {
+        true => format!("{:.0} % of {pairs:.0}", 100.0 * alike / pairs),
+        false => "-".into(),
+    }
+}
+
 fn mean(evaluations: &[&Value], place: &str) -> Option<f64> {
     let found: Vec<f64> = evaluations
         .iter()
@@ -127,8 +147,12 @@ fn mean(evaluations: &[&Value], place: &str) -> Option<f64> {
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }
 
-/// Share of the way from a policy's greedy row to its upper bound that its reward model goes.
-fn recovered(rows: &[&Row]) -> Option<f64> {
+/// Rungs that a reward model guides from SFT's proposals.
+const GUIDED: [&str; 3] = ["sft-prm", "sft-prm-weighted", "sft-encoder"];
+
+/// Share of the way from SFT's greedy row to its upper bound that a reward model goes; `None` where there is no way
+/// to go.
+fn recovered(rows: &[&Row], rung: &str) -> Option<f64> {
     let f1 = |id: &str| {
         let of_rung: Vec<&Value> = rows
             .iter()
@@ -137,7 +161,7 @@ fn recovered(rows: &[&Row]) -> Option<f64> {
             .collect();
         mean(&of_rung, "/f1/mean")
     };
-    let (greedy, guided, bound) = (f1("sft")?, f1("sft-prm")?, f1("sft-evidence")?);
+    let (greedy, guided, bound) = (f1("sft")?, f1(rung)?, f1("sft-evidence")?);
     (bound > greedy).then(|| (guided - greedy) / (bound - greedy))
 }
 
@@ -158,7 +182,7 @@ mod tests {
             seed,
             evaluation,
             agreement: if id == "sft-prm" {
-                json!({"pair_accuracy": {"value": 0.9}})
+                json!({"pair_accuracy": {"value": 0.9, "n": 40}})
             } else {
                 Value::Null
             },
@@ -177,8 +201,8 @@ mod tests {
         assert!(shown.starts_with("### world, react (n = 150)\n"), "{shown}");
         let sft = "| SFT | 0.400 [0.300, 0.500] | 0.400 [0.300, 0.500] | < 0.001 | - | 2.0 | 25 % | - |";
         assert!(shown.contains(sft), "{shown}");
-        assert!(shown.contains("| 25 % | 90 % |"), "{shown}");
-        assert!(shown.contains("recovers 50 %"), "{shown}");
+        assert!(shown.contains("| 25 % | 90 % of 40 |"), "{shown}");
+        assert!(shown.contains("guidance recovers: SFT + PRM 50 %."), "{shown}");
     }
 
     #[test]
