@@ -37,7 +37,8 @@ pub fn draw(
         }
     }
     let penalty = sampling.repetition_penalty;
-    if penalty != 1.0 && penalty > 0.0 {
+    let penalised = penalty != 1.0 && penalty > 0.0;
+    if penalised {
         for (at, &id) in generated.iter().enumerate() {
             if let Some(x) = scores.get_mut(id as usize)
                 && !generated[..at].contains(&id)
@@ -46,7 +47,11 @@ pub fn draw(
             }
         }
     }
-    let token = pick(level, scores, allowed, sampling, rng)? as u32;
+    let most = match allowed {
+        None if !penalised => most,
+        _ => greatest(level, scores),
+    };
+    let token = pick(level, scores, most, allowed, sampling, rng)? as u32;
     let logit = logits[token as usize];
     Some(Draw {
         token,
@@ -58,30 +63,29 @@ pub fn draw(
     })
 }
 
-/// Replaces `scores` by weights and draws one.
+/// Replaces `scores`, of which `most` is the greatest, by weights and draws one.
 fn pick(
     level: Level,
     scores: &mut [f32],
+    most: f32,
     allowed: Option<&[bool]>,
     sampling: &Sampling,
     rng: &mut SplitMix64,
 ) -> Option<usize> {
-    let most = greatest(level, scores);
     if most == f32::NEG_INFINITY {
         return (0..scores.len()).find(|&id| allowed.is_none_or(|allowed| allowed[id]));
     }
-    let best = scores.iter().position(|&x| x == most)?;
     if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
-        return Some(best);
+        return scores.iter().position(|&x| x == most);
     }
     let point = rng.next_f64();
     let inverse = (1.0 / sampling.temperature).min(f32::MAX);
-    weights(level, scores, most, inverse, sampling.min_p);
+    // The likeliest token always stays: its weight is 1.
+    weights(level, scores, most, inverse, sampling.min_p.min(1.0));
     if sampling.top_k > 0 || sampling.top_p < 1.0 {
         keep_likeliest(scores, sampling);
     }
     // Sums of stretches first: most of the vocabulary is passed over without looking at each token.
-    let total = |stretch: &[f32]| stretch.iter().map(|&w| f64::from(w)).sum::<f64>();
     let sums: Vec<f64> = scores.chunks(STRETCH).map(total).collect();
     let mut left = point * sums.iter().sum::<f64>();
     for (stretch, sum) in sums.iter().enumerate() {
@@ -97,11 +101,22 @@ fn pick(
         }
     }
     // Rounding let the point slip past the last weight.
-    scores.iter().rposition(|&weight| weight > 0.0).or(Some(best))
+    scores.iter().rposition(|&weight| weight > 0.0)
 }
 
 /// Weights that are summed together.
 const STRETCH: usize = 256;
+
+/// The sum of a stretch of weights, in sixteen sums that do not wait for each other.
+fn total(stretch: &[f32]) -> f64 {
+    let mut lanes = [0f32; 16];
+    for part in stretch.chunks(lanes.len()) {
+        for (lane, weight) in lanes.iter_mut().zip(part) {
+            *lane += weight;
+        }
+    }
+    lanes.into_iter().map(f64::from).sum()
+}
 
 /// Makes all weights 0 but the `top_k` greatest, and of those all but the nucleus of mass `top_p`.
 fn keep_likeliest(weights: &mut [f32], sampling: &Sampling) {
@@ -218,7 +233,7 @@ mod tests {
         #[test]
         fn truncation_keeps_only_what_it_promises(
             logits in prop::collection::vec(-8f32..8.0, 1..40),
-            top_k in 0usize..5, top_p in 0f32..1.2, min_p in 0f32..1.0, temperature in 0.1f32..3.0, seed: u64,
+            top_k in 0usize..5, top_p in 0f32..1.2, min_p in 0f32..1.5, temperature in 0.1f32..3.0, seed: u64,
         ) {
             let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
             let drawn = draw(&logits, None, &sampling, &[], &mut Seed(seed).rng()).unwrap();
@@ -226,7 +241,7 @@ mod tests {
             let better = logits.iter().filter(|y| **y > x).count();
             prop_assert!(top_k == 0 || better < top_k);
             let max = logits.iter().copied().fold(f32::MIN, f32::max);
-            prop_assert!(((x - max) / temperature).exp() >= min_p - 1e-5);
+            prop_assert!(((x - max) / temperature).exp() >= min_p.min(1.0) - 1e-5);
             let z: f64 = logits.iter().map(|y| f64::from(*y).exp()).sum();
             prop_assert!((f64::from(drawn.logprob) - (f64::from(x) - z.ln())).abs() < 1e-4);
             let again = draw(&logits, None, &sampling, &[], &mut Seed(seed).rng()).unwrap();

@@ -95,7 +95,7 @@ impl Kernel for Integers {
             let mut sums = [S::zero(); SUMS];
             for _ in 0..STEPS {
                 for sum in &mut sums {
-                    *sum = S::dot(*sum, weights, x);
+                    *sum = S::dot(*sum, weights, &x);
                 }
             }
             let mut out = [0f32; 16];

@@ -181,10 +181,10 @@ impl Simd for Neon {
         unsafe { [vdupq_n_s32(0); 4] }
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::I, weights: Pairs, x: u32) -> Self::I {
+    unsafe fn dot(sum: Self::I, weights: Pairs, x: *const u32) -> Self::I {
         unsafe {
             // Both activations in one register; the instruction picks one of them.
-            let x = vreinterpret_s16_u32(vdup_n_u32(x));
+            let x = vreinterpret_s16_u32(vdup_n_u32(*x));
             let [firsts, seconds] = weights.map(|side| side.map(|w| vreinterpretq_s16_u16(w)));
             let mut sums = sum;
             for i in 0..2 {

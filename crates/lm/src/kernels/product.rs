@@ -282,7 +282,7 @@ impl Run {
         unsafe {
             let x = self.quants.add(pair * self.width);
             for t in 0..T {
-                dots[t] = S::dot(dots[t], weights, *x.add(t));
+                dots[t] = S::dot(dots[t], weights, x.add(t));
             }
         }
     }

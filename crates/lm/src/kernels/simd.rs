@@ -66,9 +66,9 @@ pub trait Simd: Copy {
     unsafe fn low_bytes(x: Self::P) -> Self::P;
     unsafe fn high_bytes(x: Self::P) -> Self::P;
     unsafe fn zero() -> Self::I;
-    /// Adds to each lane the dot product of its pair with the pair `x`, all of them signed. Not both pairs may hold
+    /// Adds to each lane the dot product of its pair with the pair at `x`, all of them signed. Not both pairs may hold
     /// -32768 alone.
-    unsafe fn dot(sum: Self::I, weights: Self::P, x: u32) -> Self::I;
+    unsafe fn dot(sum: Self::I, weights: Self::P, x: *const u32) -> Self::I;
     unsafe fn floats(sum: Self::I) -> Self::F;
 }
 
@@ -231,7 +231,9 @@ impl Simd for Portable {
         [0; 16]
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::I, weights: Self::P, x: u32) -> Self::I {
+    unsafe fn dot(sum: Self::I, weights: Self::P, x: *const u32) -> Self::I {
+        // SAFETY: the trait's contract.
+        let x = unsafe { *x };
         let (x, y) = (i32::from(x as i16), x as i32 >> 16);
         each(|i| {
             let [a, b] = weights[i].map(|half| i32::from(half as i16));
