@@ -4,6 +4,7 @@
 //! one fused multiply-add after the other along the shared dimension, whatever the processor and the
 //! number of threads, so results are the same bits everywhere that has fused multiply-add.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -175,13 +176,21 @@ pub fn multiply_here(a: View<'_>, b: Right<'_>, out: &mut [f32], out_step: usize
     if a.rows == 0 || b.columns == 0 {
         return;
     }
-    Arch::new().dispatch(Product {
-        a,
-        b,
-        out,
-        out_step,
-        add,
+    PACKED.with_borrow_mut(|packed| {
+        Arch::new().dispatch(Product {
+            a,
+            b,
+            out,
+            out_step,
+            add,
+            packed,
+        });
     });
+}
+
+thread_local! {
+    /// Room for a task's left factor, kept: cleared anew for each it took a fiftieth of a training.
+    static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Product<'a> {
@@ -190,6 +199,7 @@ struct Product<'a> {
     out: &'a mut [f32],
     out_step: usize,
     add: bool,
+    packed: &'a mut Vec<f32>,
 }
 
 impl WithSimd for Product<'_> {
@@ -203,9 +213,13 @@ impl WithSimd for Product<'_> {
             out,
             out_step,
             add,
+            packed,
         } = self;
         let depth = b.rows;
-        let mut packed = vec![0.0; a.rows.next_multiple_of(HEIGHT) * DEPTH.min(depth)];
+        let room = a.rows.next_multiple_of(HEIGHT) * DEPTH.min(depth);
+        if packed.len() < room {
+            packed.resize(room, 0.0);
+        }
         for from in (0..depth).step_by(DEPTH) {
             let to = depth.min(from + DEPTH);
             let packed = &mut packed[..a.rows.next_multiple_of(HEIGHT) * (to - from)];
