@@ -345,13 +345,13 @@ pub struct TrainOptions {
     /// Files of TRL's JSON lines: messages, prompt and completion, or prompt, chosen and rejected
     #[arg(long, value_delimiter = ',')]
     data: Vec<PathBuf>,
-    /// Question sets whose gold evidence teaches (sft)
+    /// Question sets whose gold evidence teaches: dpo and prm learn from what a careless agent would do instead
     #[arg(long, value_delimiter = ',')]
     expert: Vec<String>,
     /// Only the first so many questions of each of these sets
     #[arg(long, requires = "expert")]
     limit: Option<u32>,
-    /// At most so many lessons for the reader from each of these sets, spread evenly
+    /// At most so many lessons for the reader from each of these sets, spread evenly (sft)
     #[arg(long, requires = "expert")]
     readings: Option<u32>,
     /// Conclusions with drawn numbers or years, so many from each of these sets' questions that compares some: whoever
@@ -359,7 +359,7 @@ pub struct TrainOptions {
     #[arg(long, requires = "expert", default_value_t = 0)]
     counterfactuals: u32,
     /// Lessons in reading, at most so many from each of these sets' questions: sentences of its gold passages with a
-    /// name, number or date left out (search-o1, research)
+    /// name, number or date left out (sft; search-o1, research)
     #[arg(long, requires = "expert", default_value_t = 0)]
     clozes: u32,
     /// Agents that the gold evidence is shown to

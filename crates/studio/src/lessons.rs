@@ -51,18 +51,23 @@ impl Studio {
         for file in &request.files {
             all.extend(lessons_of_file(file)?);
         }
-        if !request.expert.is_empty() && objective != Objective::Sft {
+        let compares = objective != Objective::Sft;
+        if compares && (request.readings.is_some() || request.clozes > 0) {
             return Err(StudioError::Invalid(
-                "gold evidence teaches sft only: dpo and prm need a judged run".into(),
+                "readings and clozes teach sft only: they have no worse text beside the right one".into(),
             ));
         }
         for set in &request.expert {
-            all.extend(self.lessons_of_gold(request, set)?);
+            let of_gold = self.lessons_of_gold(request, set)?.into_iter();
+            match compares {
+                true => all.extend(of_gold.filter(|lesson| !lesson.pairs.is_empty())),
+                false => all.extend(of_gold.map(Lesson::first_alone)),
+            }
         }
         if all.is_empty() {
             return Err(StudioError::Invalid(
                 "there is nothing to learn: no finished episode has a good outcome and, for dpo and prm, a state with \
-                 candidates above 0.75 and below 0.5"
+                 candidates above 0.75 and below 0.5; and no question of a set that teaches has a known way"
                     .into(),
             ));
         }

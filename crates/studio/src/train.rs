@@ -31,17 +31,18 @@ pub struct TrainRequest {
     pub judge: Option<String>,
     /// Files of TRL's JSON lines.
     pub files: Vec<PathBuf>,
-    /// Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only.
+    /// Question sets whose gold evidence teaches, for `agents` over `corpus`.
     pub expert: Vec<String>,
     /// Only the first so many questions of each of these sets.
     pub limit: Option<u32>,
-    /// At most so many lessons for the reader from each of these sets, spread evenly.
+    /// At most so many lessons for the reader from each of these sets, spread evenly. SFT only.
     #[serde(default)]
     pub readings: Option<u32>,
     /// So many conclusions with drawn quantities from each of their questions that compares some.
     #[serde(default)]
     pub counterfactuals: u32,
     /// At most so many lessons in reading from each question's gold passages, with a name, number or date left out.
+    /// SFT only.
     #[serde(default)]
     pub clozes: u32,
     pub agents: Vec<String>,

@@ -9,7 +9,7 @@ use gym::comparison::{bare, subjects};
 use gym::quantity::Quantity;
 use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State};
 
-use crate::expert::{Hop, conclusion, hops, searched};
+use crate::expert::{Hop, concluding, conclusion, hops, searched};
 use crate::lesson::Lesson;
 
 /// Quantities of one question: more are no comparison that anybody asks for, and would hardly be drawn all apart.
@@ -32,8 +32,8 @@ enum Rule {
     Asked { greater: bool },
 }
 
-/// `n` conclusions of a question with drawn quantities, each with the answer that they give. Empty where the
-/// question compares nothing, and for agents that see passages: these would say otherwise.
+/// `n` conclusions of a question with drawn quantities, each with the answer that they give and those that they do
+/// not. Empty where the question compares nothing, and for agents that see passages: these would say otherwise.
 pub fn counterfactuals(agent: &Agent, labelled: &LabelledQuestion, n: usize, seed: Seed) -> Vec<Lesson> {
     if !agent.reads() || agent.style() != PromptStyle::Compact {
         return Vec::new();
@@ -53,12 +53,35 @@ pub fn counterfactuals(agent: &Agent, labelled: &LabelledQuestion, n: usize, see
             };
             state = searched(&state, &hop.query, Vec::new(), Some(finding));
         }
-        conclusion(agent, &state, comparison.rule.answer(&values))
+        let worse = comparison.rule.others(&values).map(|other| concluding(agent, other));
+        conclusion(agent, &state, comparison.rule.answer(&values)).against(worse)
     };
     (0..n as u64).map(one).collect()
 }
 
+/// What the question's answer would be if its comparison came out otherwise; nothing where it compares nothing.
+pub(crate) fn other_answers(labelled: &LabelledQuestion) -> Vec<String> {
+    match labelled.gold.answers.first().map(|answer| bare(answer)).as_deref() {
+        Some("yes") => vec!["no".into()],
+        Some("no") => vec!["yes".into()],
+        _ => comparison(labelled).map_or_else(Vec::new, |comparison| {
+            let values: Vec<u64> = comparison.quantities.iter().map(|quantity| quantity.value).collect();
+            comparison.rule.others(&values).map(str::to_owned).collect()
+        }),
+    }
+}
+
 impl Rule {
+    /// Every answer but that which the values give.
+    fn others(&self, values: &[u64]) -> impl Iterator<Item = &str> {
+        let all: Vec<&str> = match self {
+            Rule::Named { names, .. } => names.iter().map(String::as_str).collect(),
+            Rule::Asked { .. } => vec!["yes", "no"],
+        };
+        let answer = self.answer(values);
+        all.into_iter().filter(move |other| *other != answer)
+    }
+
     fn answer(&self, values: &[u64]) -> &str {
         match self {
             Rule::Named { names, greatest } => &names[extreme(values, *greatest)],

@@ -1,12 +1,14 @@
 //! Lessons from gold evidence: what an agent that knows the way would have done, for a first training of
-//! models that cannot yet act at all. Compact prompts only; larger models need no such start.
+//! models that cannot yet act at all, and what a careless one would do in its place, for preferences and rewards
+//! that no policy has to be sampled for. Compact prompts only; larger models need no such start.
 
 use gym::excerpt;
 use gym::{
     Action, Agent, AgentKind, EngineError, Gold, Hit, LabelledQuestion, Passage, PromptStyle, Retriever, State,
-    transition,
+    metrics, transition,
 };
 
+use crate::counterfactual::other_answers;
 use crate::lesson::Lesson;
 use crate::supporting::{self, holds};
 
@@ -44,6 +46,8 @@ pub fn hops(gold: &Gold) -> Vec<Hop> {
 /// Lessons for the policy and for the reader from one question. Empty where no way is known, or the agent
 /// does not search, or its prompts are not compact.
 ///
+/// The policy's lessons have worse actions beside the right one: a search again for what was found, one for what
+/// another hop asks of its subject, an answer that names what was found on the way or what lost the comparison.
 /// The reader learns a finding only where what it is shown of a passage holds it; the policy is shown the
 /// gold finding all the same, as a reader that errs would only teach it to err.
 pub fn expert(
@@ -66,16 +70,31 @@ pub fn expert(
     if hops.is_empty() {
         return Ok((policy, reader));
     }
-    let research = agent.kind() == AgentKind::Research;
+    let right =
+        |text: &str| metrics::exact_match(text, &labelled.gold) > 0.0 || metrics::token_f1(text, &labelled.gold) >= 0.5;
+    let early = |found: &[Hop]| -> Vec<String> {
+        let wrong = found
+            .iter()
+            .rev()
+            .map(|hop| &hop.finding)
+            .filter(|finding| !right(finding));
+        wrong.map(|finding| concluding(agent, finding)).collect()
+    };
     let mut state = State::new(labelled.question.clone());
     for (idx, hop) in hops.iter().enumerate() {
         // Until the last hop is found, the best draft is what was found so far.
-        let draft = hops[..idx].last().map_or("unknown", |hop| hop.finding.as_str());
-        let text = match research {
-            true => format!("Draft: {draft}\nUnsupported: {}\nSearch: {}", hop.query, hop.query),
-            false => format!("Search: {}", hop.query),
-        };
-        policy.push(Lesson::new(&state.question, agent.prompt(&state), text));
+        let (found, draft) = (&hops[..idx], hops[..idx].last().map_or("unknown", |hop| &hop.finding));
+        let again = found.last().map(|hop| hop.query.clone());
+        let queries = again.into_iter().chain(astray(&labelled.gold, idx));
+        let worse = queries
+            .map(|query| searching(agent, draft, &query))
+            .chain(early(found).into_iter().take(1));
+        let lesson = Lesson::new(
+            &state.question,
+            agent.prompt(&state),
+            searching(agent, draft, &hop.query),
+        );
+        policy.push(lesson.against(worse));
         let hits = retriever.search(&hop.query, k)?;
         let held = hits.iter().any(|hit| holds_all(&shown(&hop.query, hit), &hop.finding));
         if agent.reads() && held {
@@ -87,8 +106,23 @@ pub fn expert(
         }
         state = searched(&state, &hop.query, hits, agent.reads().then(|| hop.finding.clone()));
     }
-    policy.push(conclusion(agent, &state, answer));
+    let others = other_answers(labelled).into_iter().filter(|other| !right(other));
+    let worse = others.map(|other| concluding(agent, &other)).chain(early(&hops));
+    let again = hops.last().map(|hop| searching(agent, answer, &hop.query));
+    policy.push(conclusion(agent, &state, answer).against(worse.take(WORSE).chain(again)));
     Ok((policy, reader))
+}
+
+/// Worse answers of one state, at most.
+const WORSE: usize = 3;
+
+/// What another hop asks, asked of this one's subject: a film's date of birth, where its director's is wanted.
+fn astray(gold: &Gold, idx: usize) -> Option<String> {
+    let [subject, own, _] = gold.evidences.get(idx)?;
+    let mut others = gold.evidences.iter().map(|[_, relation, _]| relation);
+    let other = others.find(|relation| *relation != own)?;
+    let known = |[of, relation, _]: &[String; 3]| of == subject && relation == other;
+    (!gold.evidences.iter().any(known)).then(|| format!("{subject} {other}"))
 }
 
 /// What a reader is shown of a passage.
@@ -104,11 +138,23 @@ fn holds_all(text: &str, finding: &str) -> bool {
 
 /// The lesson that what was found is enough for this answer.
 pub(crate) fn conclusion(agent: &Agent, state: &State, answer: &str) -> Lesson {
-    let text = match agent.kind() {
+    Lesson::new(&state.question, agent.prompt(state), concluding(agent, answer))
+}
+
+/// The text of an answer.
+pub(crate) fn concluding(agent: &Agent, answer: &str) -> String {
+    match agent.kind() {
         AgentKind::Research => format!("Draft: {answer}\nUnsupported: none\nSearch: none"),
         _ => format!("Answer: {answer}"),
-    };
-    Lesson::new(&state.question, agent.prompt(state), text)
+    }
+}
+
+/// The text of a search, with the best answer so far.
+fn searching(agent: &Agent, draft: &str, query: &str) -> String {
+    match agent.kind() {
+        AgentKind::Research => format!("Draft: {draft}\nUnsupported: {query}\nSearch: {query}"),
+        _ => format!("Search: {query}"),
+    }
 }
 
 /// The state after a search.
@@ -122,7 +168,98 @@ pub(crate) fn searched(state: &State, query: &str, hits: Vec<Hit>, finding: Opti
 
 #[cfg(test)]
 mod tests {
-    use super::holds_all;
+    use gym::{Question, QuestionId};
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Retriever for Nothing {
+        fn search(&self, _: &str, _: usize) -> Result<Vec<Hit>, EngineError> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Of each of the policy's states, the right text and the worse ones.
+    fn texts(kind: AgentKind, text: &str, answer: &str, evidences: &[[&str; 3]]) -> Vec<Vec<String>> {
+        let labelled = LabelledQuestion {
+            question: Question {
+                id: QuestionId("q".into()),
+                text: text.into(),
+                options: Vec::new(),
+            },
+            gold: Gold {
+                answers: vec![answer.into()],
+                evidences: evidences.iter().map(|triple| triple.map(str::to_owned)).collect(),
+                ..Gold::default()
+            },
+            kind: None,
+            split: None,
+        };
+        let agent = Agent::new(kind, PromptStyle::Compact);
+        let (policy, _) = expert(&agent, &labelled, &Nothing, 3).unwrap();
+        let of = |lesson: Lesson| {
+            let right_first: Vec<(usize, usize)> = (1..lesson.completions.len()).map(|idx| (0, idx)).collect();
+            assert_eq!(lesson.pairs, right_first);
+            lesson
+                .completions
+                .into_iter()
+                .map(|completion| completion.text)
+                .collect()
+        };
+        policy.into_iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_careless_agent_goes_astray_repeats_itself_or_stops_too_early() {
+        let found = texts(
+            AgentKind::SearchO1,
+            "When was the director of A born?",
+            "1901",
+            &[["A", "director", "B"], ["B", "date of birth", "1901"]],
+        );
+        assert_eq!(
+            found,
+            [
+                vec!["Search: A director", "Search: A date of birth"],
+                vec![
+                    "Search: B date of birth",
+                    "Search: A director",
+                    "Search: B director",
+                    "Answer: B"
+                ],
+                vec!["Answer: 1901", "Answer: B", "Search: B date of birth"],
+            ]
+        );
+    }
+
+    #[test]
+    fn worse_answers_lose_the_comparison_and_none_is_right() {
+        let dates = [["A", "publication date", "1953"], ["B", "publication date", "2014"]];
+        let found = texts(AgentKind::SearchO1, "Which film came out first, A or B?", "A", &dates);
+        assert_eq!(
+            found[2],
+            [
+                "Answer: A",
+                "Answer: B",
+                "Answer: 2014",
+                "Answer: 1953",
+                "Search: B publication date"
+            ]
+        );
+        let kin = [["A", "mother", "Ann Lee"], ["B", "mother", "Ann Lee"]];
+        let found = texts(AgentKind::Research, "Who is the mother of A and B?", "Ann Lee", &kin);
+        assert_eq!(
+            found[2],
+            [
+                "Draft: Ann Lee\nUnsupported: none\nSearch: none",
+                "Draft: Ann Lee\nUnsupported: B mother\nSearch: B mother"
+            ]
+        );
+        let same = [["A", "country", "Mali"], ["B", "country", "Chad"]];
+        let found = texts(AgentKind::SearchO1, "Are A and B in the same country?", "no", &same);
+        assert_eq!(found[2][..2], ["Answer: no", "Answer: yes"]);
+    }
 
     #[test]
     fn a_list_is_held_by_what_holds_its_items() {

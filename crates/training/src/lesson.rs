@@ -36,6 +36,28 @@ impl Lesson {
             pairs: Vec::new(),
         }
     }
+
+    /// With texts that would be worse than the first.
+    pub fn against(mut self, worse: impl IntoIterator<Item = String>) -> Lesson {
+        for text in worse {
+            if self.completions.iter().any(|known| known.text == text) {
+                continue;
+            }
+            self.pairs.push((0, self.completions.len()));
+            self.completions.push(Completion {
+                text,
+                ..Completion::default()
+            });
+        }
+        self
+    }
+
+    /// Its first text alone.
+    pub fn first_alone(mut self) -> Lesson {
+        self.completions.truncate(1);
+        self.pairs.clear();
+        self
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -31,7 +31,7 @@ describe("the form of a training", () => {
   test("begins with gold evidence of a set that is for training", () => {
     const request = defaultTraining(overview, ["sft-1"]);
     expect([request.base, request.expert, request.out, missing(request)]).toEqual(["small", ["w-train"], "sft-2", null]);
-    expect([missing({ ...request, expert: [] }), missing({ ...request, method: "dpo" }), missing({ ...request, out: "a b" })].every((text) => text !== null)).toBe(true);
+    expect([missing({ ...request, expert: [] }), missing({ ...request, agents: [] }), missing({ ...request, out: "a b" })].every((text) => text !== null)).toBe(true);
     expect(nextName("dpo", [])).toBe("dpo-1");
   });
   test("offers encoders as the base of a reward model only", () => {
@@ -44,6 +44,7 @@ describe("the form of a training", () => {
     const command = trainCommand(request);
     expect(command).toContain("rag-gym train sft --data '/a b.jsonl' --expert w-train --agents search-o1 --limit 5 --k 3 --base small --out sft-1 --rank 16 --alpha 32 --targets q,k,v --lr 0.001");
     expect(command).not.toContain("--beta");
+    expect(trainCommand({ ...request, method: "prm", readings: 9, clozes: 2, counterfactuals: 1 })).toMatch(/--limit 5 --counterfactuals 1 --k 3/);
     expect(trainCommand({ ...request, method: "dpo", expert: [], runs: ["r1", "r2"], judge: "human" })).toMatch(/dpo --from r1,r2 --judge human .* --beta 0.1/);
   });
 });

@@ -70,9 +70,8 @@ export function defaultTraining(overview: Overview, taken: string[]): TrainReque
 
 /** What keeps the training from starting, if anything. */
 export function missing(request: TrainRequest): string | null {
-  const sources = request.runs.length + request.files.length + (request.method === "sft" ? request.expert.length : 0);
-  if (!sources) return request.method === "sft" ? "Choose something to learn from." : "Choose a judged run, or a file of preferences.";
-  if (request.method === "sft" && request.expert.length && !request.agents.length) return "Choose the agents that the gold evidence is shown to.";
+  if (!request.runs.length && !request.files.length && !request.expert.length) return "Choose something to learn from.";
+  if (request.expert.length && !request.agents.length) return "Choose the agents that the gold evidence is shown to.";
   const { rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre } = request;
   if ([rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre].some((value) => value == null)) return "A number is missing.";
   if (!request.base) return "Choose a model to train.";
@@ -82,13 +81,14 @@ export function missing(request: TrainRequest): string | null {
 
 /** The request without what its method does not use. */
 export function settled(request: TrainRequest): TrainRequest {
-  return { ...request, expert: request.method === "sft" ? request.expert : [], judge: request.method !== "sft" && request.runs.length ? request.judge : null, out: request.out.trim() };
+  const sft = request.method === "sft";
+  return { ...request, readings: sft ? request.readings : null, clozes: sft ? request.clozes : 0, judge: !sft && request.runs.length ? request.judge : null, out: request.out.trim() };
 }
 
 /** The command that does the same as the form. */
 export function trainCommand(request: TrainRequest): string {
   const sft = request.method === "sft";
-  const gold = sft && request.expert.length > 0;
+  const gold = request.expert.length > 0;
   return spelled(`rag-gym train ${request.method}`, [
     ["from", request.runs.join()],
     ["judge", !sft && request.runs.length ? request.judge : null],
@@ -97,9 +97,9 @@ export function trainCommand(request: TrainRequest): string {
     ["agents", gold ? request.agents.join() : null],
     ["corpus", gold ? request.corpus : null],
     ["limit", gold ? request.limit : null],
-    ["readings", gold ? request.readings : null],
+    ["readings", gold && sft ? request.readings : null],
     ["counterfactuals", gold ? request.counterfactuals || null : null],
-    ["clozes", gold ? request.clozes || null : null],
+    ["clozes", gold && sft ? request.clozes || null : null],
     ["k", gold ? request.k : null],
     ["base", request.base],
     ["out", request.out],
