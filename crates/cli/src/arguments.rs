@@ -351,7 +351,7 @@ pub struct TrainOptions {
     /// Only the first so many questions of each of these sets
     #[arg(long, requires = "expert")]
     limit: Option<u32>,
-    /// At most so many lessons for the reader from each of these sets, spread evenly (sft)
+    /// At most so many lessons for the reader from each of these sets, an equal share of each topic (sft)
     #[arg(long, requires = "expert")]
     readings: Option<u32>,
     /// Conclusions with drawn numbers or years, so many from each of these sets' questions that compares some: whoever

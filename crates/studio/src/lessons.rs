@@ -1,13 +1,13 @@
 //! What trainings learn from: stored runs, gold evidence, files.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use gym::{Agent, LabelledQuestion, PromptStyle, Seed, State, Step, transition};
 use store::EpisodeStatus;
 use training::cloze::clozes;
 use training::counterfactual::counterfactuals;
-use training::expert::expert;
+use training::expert::{Reading, expert};
 use training::lesson::{Lesson, Selection, from_trl, lessons};
 use training::objective::{Example, Objective};
 use training::train::TrainingConfig;
@@ -125,7 +125,7 @@ impl Studio {
                 let (n, seed) = (request.counterfactuals as usize, Seed(request.seed.into()));
                 all.extend(counterfactuals(&agent, labelled, n, seed));
                 let mut new = |lesson: &Lesson| known.insert(serde_json::to_string(&lesson.prompt).unwrap_or_default());
-                readings.extend(reader.into_iter().filter(&mut new));
+                readings.extend(reader.into_iter().filter(|reading| new(&reading.lesson)));
                 if !has_clozes {
                     let n = request.clozes as usize;
                     let gaps = clozes(&agent, labelled, index.as_ref(), request.k as usize, n, seed)?;
@@ -135,19 +135,46 @@ impl Studio {
             has_clozes |= agent.reads();
         }
         let most = request.readings.map_or(readings.len(), |most| most as usize);
-        all.extend(spread(readings, most));
+        all.extend(balanced(readings, most));
         Ok(all)
     }
 }
 
-/// At most so many, taken evenly from the whole list.
-fn spread<T>(list: Vec<T>, most: usize) -> impl Iterator<Item = T> {
-    let n = list.len();
-    let kept = move |idx: usize| n <= most || (idx + 1) * most / n > idx * most / n;
-    list.into_iter()
-        .enumerate()
-        .filter(move |(idx, _)| kept(*idx))
-        .map(|(_, item)| item)
+/// At most so many: of each topic the same number, or all that it has, taken evenly from the whole list. What is
+/// asked often is soon learnt, what is asked rarely needs every lesson that there is.
+fn balanced(readings: Vec<Reading>, most: usize) -> Vec<Lesson> {
+    let mut topics: BTreeMap<String, Share> = BTreeMap::new();
+    for reading in &readings {
+        topics.entry(reading.topic.clone()).or_default().of += 1;
+    }
+    let mut left = most;
+    loop {
+        let wanting = topics.values_mut().filter(|share| share.kept < share.of);
+        let given = wanting.take(left).map(|share| share.kept += 1).count();
+        left -= given;
+        if given == 0 {
+            break;
+        }
+    }
+    let mut keeps = |topic: &str| topics.get_mut(topic).is_some_and(Share::next);
+    let kept = readings.into_iter().filter(|reading| keeps(&reading.topic));
+    kept.map(|reading| reading.lesson).collect()
+}
+
+/// How many of a topic's readings are kept, and how many have been gone through.
+#[derive(Default)]
+struct Share {
+    kept: usize,
+    of: usize,
+    seen: usize,
+}
+
+impl Share {
+    /// Whether the next one is kept.
+    fn next(&mut self) -> bool {
+        self.seen += 1;
+        self.seen * self.kept / self.of > (self.seen - 1) * self.kept / self.of
+    }
 }
 
 /// The steps with the prompts that this agent would have shown.
@@ -191,7 +218,7 @@ mod tests {
     use gym::{Agent, AgentKind, PromptStyle, Seed};
     use training::counterfactual::counterfactuals;
 
-    use super::spread;
+    use super::{Lesson, Reading, balanced};
 
     /// Judged by the words of the question, which the lessons' maker does not go by.
     #[test]
@@ -234,10 +261,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_comes_from_the_whole_list() {
-        let kept = |most| spread((0..10).collect(), most).collect::<Vec<_>>();
-        assert_eq!(kept(20), (0..10).collect::<Vec<_>>());
-        assert_eq!(kept(3), [3, 6, 9]);
-        assert_eq!(kept(0), Vec::<i32>::new());
+    fn rare_topics_are_kept_whole_and_frequent_ones_evenly() {
+        let prompt = gym::Prompt { messages: Vec::new() };
+        let reading = |idx: usize| {
+            let topic = ["director", "director", "director", "father"][idx % 4];
+            let lesson = Lesson {
+                question: idx.to_string(),
+                prompt: prompt.clone(),
+                completions: Vec::new(),
+                pairs: Vec::new(),
+            };
+            Reading {
+                topic: topic.into(),
+                lesson,
+            }
+        };
+        let kept = |most| -> Vec<String> {
+            let readings = (0..12).map(reading).collect();
+            balanced(readings, most)
+                .into_iter()
+                .map(|lesson| lesson.question)
+                .collect()
+        };
+        assert_eq!(kept(20).len(), 12);
+        // Three of nine directors, all three fathers.
+        assert_eq!(kept(6), ["2", "3", "6", "7", "10", "11"]);
+        assert_eq!(kept(7), ["2", "3", "5", "7", "8", "10", "11"]);
+        assert_eq!(kept(0), Vec::<String>::new());
     }
 }

@@ -35,7 +35,7 @@ pub struct TrainRequest {
     pub expert: Vec<String>,
     /// Only the first so many questions of each of these sets.
     pub limit: Option<u32>,
-    /// At most so many lessons for the reader from each of these sets, spread evenly. SFT only.
+    /// At most so many lessons for the reader from each of these sets, an equal share of each topic. SFT only.
     #[serde(default)]
     pub readings: Option<u32>,
     /// So many conclusions with drawn quantities from each of their questions that compares some.

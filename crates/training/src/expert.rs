@@ -19,6 +19,13 @@ pub struct Hop {
     pub finding: String,
 }
 
+/// A lesson for the reader.
+pub struct Reading {
+    /// What is asked of the passages, whoever it is asked about: "date of birth", "is the country whose capital is".
+    pub topic: String,
+    pub lesson: Lesson,
+}
+
 /// The way to the answer: the question's triples as "subject relation", or its sub-questions with earlier
 /// answers filled in. Empty where neither is known.
 pub fn hops(gold: &Gold) -> Vec<Hop> {
@@ -55,7 +62,7 @@ pub fn expert(
     labelled: &LabelledQuestion,
     retriever: &dyn Retriever,
     k: usize,
-) -> Result<(Vec<Lesson>, Vec<Lesson>), EngineError> {
+) -> Result<(Vec<Lesson>, Vec<Reading>), EngineError> {
     let (mut policy, mut reader) = (Vec::new(), Vec::new());
     let Some(answer) = labelled.gold.answers.first() else {
         return Ok((policy, reader));
@@ -98,11 +105,17 @@ pub fn expert(
         let hits = retriever.search(&hop.query, k)?;
         let held = hits.iter().any(|hit| holds_all(&shown(&hop.query, hit), &hop.finding));
         if agent.reads() && held {
-            reader.push(Lesson::new(
-                &state.question,
-                agent.reader_prompt(&state, &hop.query, &hits),
-                format!("Found: {}", hop.finding),
-            ));
+            // Hops that come from triples are in their order.
+            let relation = labelled
+                .gold
+                .evidences
+                .get(idx)
+                .map(|[_, relation, _]| relation.clone());
+            let prompt = agent.reader_prompt(&state, &hop.query, &hits);
+            reader.push(Reading {
+                topic: relation.unwrap_or_else(|| without_names(&hop.query)),
+                lesson: Lesson::new(&state.question, prompt, format!("Found: {}", hop.finding)),
+            });
         }
         state = searched(&state, &hop.query, hits, agent.reads().then(|| hop.finding.clone()));
     }
@@ -123,6 +136,15 @@ fn astray(gold: &Gold, idx: usize) -> Option<String> {
     let other = others.find(|relation| *relation != own)?;
     let known = |[of, relation, _]: &[String; 3]| of == subject && relation == other;
     (!gold.evidences.iter().any(known)).then(|| format!("{subject} {other}"))
+}
+
+/// A query's words less its names and numbers.
+fn without_names(query: &str) -> String {
+    let words = query
+        .split_whitespace()
+        .map(|word| word.trim_end_matches(|c: char| c.is_ascii_punctuation()));
+    let general = |word: &&str| !word.is_empty() && word.chars().all(char::is_lowercase);
+    words.filter(general).collect::<Vec<_>>().join(" ")
 }
 
 /// What a reader is shown of a passage.
@@ -259,6 +281,17 @@ mod tests {
         let same = [["A", "country", "Mali"], ["B", "country", "Chad"]];
         let found = texts(AgentKind::SearchO1, "Are A and B in the same country?", "no", &same);
         assert_eq!(found[2][..2], ["Answer: no", "Answer: yes"]);
+    }
+
+    #[test]
+    fn a_topic_is_what_remains_without_names() {
+        let topic = without_names("Which is the country whose capital is Addis Ababa?");
+        assert_eq!(topic, "is the country whose capital is");
+        assert_eq!(topic, without_names("Which is the country whose capital is Asmara?"));
+        assert_eq!(
+            without_names("Which is the country with the internet country code .er?"),
+            "is the country with the internet country code"
+        );
     }
 
     #[test]

@@ -508,15 +508,18 @@ export type TrainRequest = {
 	judge: string | null,
 	/**  Files of TRL's JSON lines. */
 	files: string[],
-	/**  Question sets whose gold evidence teaches, for `agents` over `corpus`. SFT only. */
+	/**  Question sets whose gold evidence teaches, for `agents` over `corpus`. */
 	expert: string[],
 	/**  Only the first so many questions of each of these sets. */
 	limit: number | null,
-	/**  At most so many lessons for the reader from each of these sets, spread evenly. */
+	/**  At most so many lessons for the reader from each of these sets, an equal share of each topic. SFT only. */
 	readings?: number | null,
 	/**  So many conclusions with drawn quantities from each of their questions that compares some. */
 	counterfactuals?: number,
-	/**  At most so many lessons in reading from each question's gold passages, with a name, number or date left out. */
+	/**
+	 *  At most so many lessons in reading from each question's gold passages, with a name, number or date left out.
+	 *  SFT only.
+	 */
 	clozes?: number,
 	agents: string[],
 	corpus: string | null,
