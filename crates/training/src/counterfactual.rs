@@ -199,14 +199,15 @@ fn drawn(quantities: &[Quantity], seed: Seed) -> Vec<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::HashSet;
 
     use gym::{AgentKind, Gold, Question, QuestionId, Role};
 
     use super::*;
 
-    fn asked(text: &str, answer: &str, evidences: &[[&str; 3]]) -> LabelledQuestion {
+    /// A question whose way is these triples.
+    pub(crate) fn asked(text: &str, answer: &str, evidences: &[[&str; 3]]) -> LabelledQuestion {
         LabelledQuestion {
             question: Question {
                 id: QuestionId("q".into()),

@@ -190,9 +190,8 @@ pub(crate) fn searched(state: &State, query: &str, hits: Vec<Hit>, finding: Opti
 
 #[cfg(test)]
 mod tests {
-    use gym::{Question, QuestionId};
-
     use super::*;
+    use crate::counterfactual::tests::asked;
 
     struct Nothing;
 
@@ -204,22 +203,8 @@ mod tests {
 
     /// Of each of the policy's states, the right text and the worse ones.
     fn texts(kind: AgentKind, text: &str, answer: &str, evidences: &[[&str; 3]]) -> Vec<Vec<String>> {
-        let labelled = LabelledQuestion {
-            question: Question {
-                id: QuestionId("q".into()),
-                text: text.into(),
-                options: Vec::new(),
-            },
-            gold: Gold {
-                answers: vec![answer.into()],
-                evidences: evidences.iter().map(|triple| triple.map(str::to_owned)).collect(),
-                ..Gold::default()
-            },
-            kind: None,
-            split: None,
-        };
         let agent = Agent::new(kind, PromptStyle::Compact);
-        let (policy, _) = expert(&agent, &labelled, &Nothing, 3).unwrap();
+        let (policy, _) = expert(&agent, &asked(text, answer, evidences), &Nothing, 3).unwrap();
         let of = |lesson: Lesson| {
             let right_first: Vec<(usize, usize)> = (1..lesson.completions.len()).map(|idx| (0, idx)).collect();
             assert_eq!(lesson.pairs, right_first);

@@ -86,20 +86,20 @@ export function settled(request: TrainRequest): TrainRequest {
 }
 
 /** The command that does the same as the form. */
-export function trainCommand(request: TrainRequest): string {
-  const sft = request.method === "sft";
+export function trainCommand(draft: TrainRequest): string {
+  const request = settled(draft);
   const gold = request.expert.length > 0;
   return spelled(`rag-gym train ${request.method}`, [
     ["from", request.runs.join()],
-    ["judge", !sft && request.runs.length ? request.judge : null],
+    ["judge", request.judge],
     ["data", request.files.join()],
     ["expert", gold ? request.expert.join() : null],
     ["agents", gold ? request.agents.join() : null],
     ["corpus", gold ? request.corpus : null],
     ["limit", gold ? request.limit : null],
-    ["readings", gold && sft ? request.readings : null],
+    ["readings", gold ? request.readings : null],
     ["counterfactuals", gold ? request.counterfactuals || null : null],
-    ["clozes", gold && sft ? request.clozes || null : null],
+    ["clozes", gold ? request.clozes || null : null],
     ["k", gold ? request.k : null],
     ["base", request.base],
     ["out", request.out],
