@@ -3,7 +3,7 @@
 use gym::Sampling;
 use gym::seed::SplitMix64;
 
-use crate::kernels::{Level, exponential_sum, greatest, weights};
+use crate::kernels::{Level, STRETCH, Weighing, exponential_sum, greatest, weight_sums, weights};
 
 /// A token and its natural log-probability at temperature 1 over the whole vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,10 +12,17 @@ pub struct Draw {
     pub logprob: f32,
 }
 
+/// Room to work in, kept from token to token.
+#[derive(Default)]
+pub struct Room {
+    scores: Vec<f32>,
+    sums: Vec<f64>,
+}
+
 /// Draws a token that `allowed` admits (all, if `None`); `None` when it admits none.
 ///
 /// `generated` are the sample's tokens so far, for the repetition penalty. Ties go to the lower id. Logits
-/// that are no numbers count as impossible. `scores` is room to work in.
+/// that are no numbers count as impossible.
 pub fn draw(
     level: Level,
     logits: &[f32],
@@ -23,22 +30,20 @@ pub fn draw(
     sampling: &Sampling,
     generated: &[u32],
     rng: &mut SplitMix64,
-    scores: &mut Vec<f32>,
+    room: &mut Room,
 ) -> Option<Draw> {
     let most = greatest(level, logits);
     let log_sum = most + exponential_sum(level, logits, most).ln() as f32;
 
+    let Room { scores, sums } = room;
     scores.clear();
-    match allowed {
-        None => scores.extend_from_slice(logits),
-        Some(allowed) => {
-            let admit = |(&x, &admitted): (&f32, &bool)| if admitted { x } else { f32::NEG_INFINITY };
-            scores.extend(logits.iter().zip(allowed).map(admit));
-        }
+    if let Some(allowed) = allowed {
+        let admit = |(&x, &admitted): (&f32, &bool)| if admitted { x } else { f32::NEG_INFINITY };
+        scores.extend(logits.iter().zip(allowed).map(admit));
     }
     let penalty = sampling.repetition_penalty;
-    let penalised = penalty != 1.0 && penalty > 0.0;
-    if penalised {
+    if penalty != 1.0 && penalty > 0.0 {
+        copied(scores, logits);
         for (at, &id) in generated.iter().enumerate() {
             if let Some(x) = scores.get_mut(id as usize)
                 && !generated[..at].contains(&id)
@@ -47,11 +52,30 @@ pub fn draw(
             }
         }
     }
-    let most = match allowed {
-        None if !penalised => most,
-        _ => greatest(level, scores),
+    let best = match scores.is_empty() {
+        true => most,
+        false => greatest(level, scores),
     };
-    let token = pick(level, scores, most, allowed, sampling, rng)? as u32;
+    let chosen = if best == f32::NEG_INFINITY {
+        (0..logits.len()).find(|&id| allowed.is_none_or(|allowed| allowed[id]))
+    } else if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
+        let scores = if scores.is_empty() { logits } else { scores };
+        scores.iter().position(|&x| x == best)
+    } else {
+        let weighing = Weighing {
+            most: best,
+            inverse: (1.0 / sampling.temperature).min(f32::MAX),
+            // The likeliest token always stays: its weight is 1.
+            least: sampling.min_p.min(1.0),
+        };
+        if sampling.top_k > 0 || sampling.top_p < 1.0 {
+            copied(scores, logits);
+            keep_likeliest(level, scores, weighing, sampling);
+        }
+        let scores = if scores.is_empty() { logits } else { scores };
+        pick(level, scores, weighing, rng.next_f64(), sums)
+    };
+    let token = chosen? as u32;
     let logit = logits[token as usize];
     Some(Draw {
         token,
@@ -63,68 +87,53 @@ pub fn draw(
     })
 }
 
-/// Replaces `scores`, of which `most` is the greatest, by weights and draws one.
-fn pick(
-    level: Level,
-    scores: &mut [f32],
-    most: f32,
-    allowed: Option<&[bool]>,
-    sampling: &Sampling,
-    rng: &mut SplitMix64,
-) -> Option<usize> {
-    if most == f32::NEG_INFINITY {
-        return (0..scores.len()).find(|&id| allowed.is_none_or(|allowed| allowed[id]));
+/// Makes the scores the logits' unless they are there already.
+fn copied(scores: &mut Vec<f32>, logits: &[f32]) {
+    if scores.is_empty() {
+        scores.extend_from_slice(logits);
     }
-    if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
-        return scores.iter().position(|&x| x == most);
-    }
-    let point = rng.next_f64();
-    let inverse = (1.0 / sampling.temperature).min(f32::MAX);
-    // The likeliest token always stays: its weight is 1.
-    weights(level, scores, most, inverse, sampling.min_p.min(1.0));
-    if sampling.top_k > 0 || sampling.top_p < 1.0 {
-        keep_likeliest(scores, sampling);
-    }
-    // Sums of stretches first: most of the vocabulary is passed over without looking at each token.
-    let sums: Vec<f64> = scores.chunks(STRETCH).map(total).collect();
+}
+
+/// The score at `point` of the way, from 0 to 1, along all weights.
+///
+/// Sums of stretches come first, so that only one stretch's weights are ever written down.
+fn pick(level: Level, scores: &[f32], weighing: Weighing, point: f64, sums: &mut Vec<f64>) -> Option<usize> {
+    weight_sums(level, scores, weighing, sums);
+    let stretch_of = |stretch: usize| {
+        let scores = &scores[stretch * STRETCH..scores.len().min((stretch + 1) * STRETCH)];
+        let mut room = [0f32; STRETCH];
+        room[..scores.len()].copy_from_slice(scores);
+        weights(level, &mut room[..scores.len()], weighing);
+        room
+    };
     let mut left = point * sums.iter().sum::<f64>();
     for (stretch, sum) in sums.iter().enumerate() {
         if left >= *sum {
             left -= sum;
             continue;
         }
-        for (at, &weight) in scores.iter().enumerate().skip(stretch * STRETCH).take(STRETCH) {
+        for (at, weight) in stretch_of(stretch).into_iter().enumerate() {
             left -= f64::from(weight);
             if left < 0.0 {
-                return Some(at);
+                return Some(stretch * STRETCH + at);
             }
         }
     }
     // Rounding let the point slip past the last weight.
-    scores.iter().rposition(|&weight| weight > 0.0)
+    let last = sums.iter().rposition(|&sum| sum > 0.0)?;
+    let at = stretch_of(last).into_iter().rposition(|weight| weight > 0.0)?;
+    Some(last * STRETCH + at)
 }
 
-/// Weights that are summed together.
-const STRETCH: usize = 256;
-
-/// The sum of a stretch of weights, in sixteen sums that do not wait for each other.
-fn total(stretch: &[f32]) -> f64 {
-    let mut lanes = [0f32; 16];
-    for part in stretch.chunks(lanes.len()) {
-        for (lane, weight) in lanes.iter_mut().zip(part) {
-            *lane += weight;
-        }
-    }
-    lanes.into_iter().map(f64::from).sum()
-}
-
-/// Makes all weights 0 but the `top_k` greatest, and of those all but the nucleus of mass `top_p`.
-fn keep_likeliest(weights: &mut [f32], sampling: &Sampling) {
+/// Rules all scores out but those of the `top_k` greatest weights, and of those all but the nucleus of mass `top_p`.
+fn keep_likeliest(level: Level, scores: &mut [f32], weighing: Weighing, sampling: &Sampling) {
+    let mut found = scores.to_vec();
+    weights(level, &mut found, weighing);
     // With top-p alone, weights that together cannot reach what the nucleus leaves out need no sorting.
-    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-    let spared = (1.0 - f64::from(sampling.top_p)).max(0.0) * total / weights.len() as f64;
+    let total: f64 = found.iter().map(|&w| f64::from(w)).sum();
+    let spared = (1.0 - f64::from(sampling.top_p)).max(0.0) * total / found.len() as f64;
     let floor = if sampling.top_k == 0 { spared } else { 0.0 };
-    let mut kept: Vec<(usize, f32)> = weights
+    let mut kept: Vec<(usize, f32)> = found
         .iter()
         .copied()
         .enumerate()
@@ -148,9 +157,10 @@ fn keep_likeliest(weights: &mut [f32], sampling: &Sampling) {
         });
         kept.truncate(end.map_or(kept.len(), |at| at + 1));
     }
-    weights.fill(0.0);
-    for (id, weight) in kept {
-        weights[id] = weight;
+    let kept: Vec<(usize, f32)> = kept.into_iter().map(|(id, _)| (id, scores[id])).collect();
+    scores.fill(f32::NEG_INFINITY);
+    for (id, score) in kept {
+        scores[id] = score;
     }
 }
 
@@ -173,7 +183,7 @@ mod tests {
             sampling,
             generated,
             rng,
-            &mut Vec::new(),
+            &mut Room::default(),
         )
     }
 

@@ -17,7 +17,7 @@ use crate::decoder::{Decoder, Scratch};
 use crate::grammar::{Automaton, Masks, State, Vocabulary};
 use crate::kernels::attention::{Block, Span};
 use crate::kernels::{exponential_sum, greatest};
-use crate::sampler::{Draw, draw};
+use crate::sampler::{Draw, Room, draw};
 use crate::stream::TextStream;
 use crate::tokenizer::Tokenizer;
 
@@ -120,7 +120,7 @@ struct Running {
     logprobs: Vec<f32>,
     state: Option<State>,
     finish: Option<FinishReason>,
-    room: Vec<f32>,
+    room: Room,
 }
 
 /// What one sequence adds to a batch. The branch is `None` while the prompt is read.
@@ -506,7 +506,7 @@ impl Request {
                         logprobs: Vec::new(),
                         state,
                         finish,
-                        room: Vec::new(),
+                        room: Room::default(),
                     });
                 }
             }

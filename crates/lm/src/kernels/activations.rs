@@ -6,11 +6,9 @@ use super::level::Kernel;
 use super::packed::COLUMNS;
 use super::pool::Parts;
 use super::product::Into;
-use super::simd::{Simd, total};
+use super::simd::Simd;
 use super::{Level, Machine};
 
-/// Tokens whose activations lie side by side.
-pub(super) const TILE: usize = 12;
 /// Pairs of columns in a run.
 pub(super) const PAIRS: usize = COLUMNS / 2;
 
@@ -19,26 +17,31 @@ pub(super) const PAIRS: usize = COLUMNS / 2;
 pub struct Activations {
     pub(super) tokens: usize,
     pub(super) runs: usize,
-    /// Tokens side by side: [`TILE`], or as many as there are, so that few lie close together.
-    width: usize,
-    /// (tiles, runs, 16, width): two signed numbers each.
+    /// (tokens, stride, 16): two signed numbers each. What a token has of a run is one line of the cache.
     quants: Vec<u32>,
-    /// (tiles, runs, width): sums of those numbers, exact.
+    /// (tokens, runs): sums of those numbers, exact.
     sums: Vec<f32>,
-    /// (tiles, width).
     scales: Vec<f32>,
 }
 
-/// The tokens of one tile, or some of them: numbers of a run lie `width` apart.
+/// Some tokens, one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {
-    pub width: usize,
-    /// (runs, 16, width).
+    /// (tokens, stride, 16).
     pub quants: &'a [u32],
-    /// (runs, width).
+    pub stride: usize,
+    /// (tokens, runs).
     pub sums: &'a [f32],
     pub scales: &'a [f32],
 }
+
+/// Tokens that one task takes of many, or of few, which all threads share.
+pub(super) fn share(machine: &Machine, tokens: usize) -> usize {
+    tokens.div_ceil(machine.pool.threads()).clamp(1, MOST)
+}
+
+/// Enough that a task is worth taking.
+const MOST: usize = 12;
 
 impl Activations {
     /// Rounds `x`, (tokens, columns).
@@ -58,7 +61,7 @@ impl Activations {
         });
     }
 
-    /// Rounds `len` numbers, (tokens, columns), which `numbers` tells for the ranges of the tiles.
+    /// Rounds `len` numbers, (tokens, columns), which `numbers` tells for the ranges of some tokens.
     fn fill<'a>(
         &mut self,
         machine: &Machine,
@@ -67,27 +70,28 @@ impl Activations {
         numbers: impl Fn(Range<usize>) -> &'a [f32] + Sync,
     ) {
         (self.tokens, self.runs) = (len / columns, columns.div_ceil(COLUMNS));
-        self.width = TILE.min(self.tokens);
-        let (tiles, runs, width) = (self.tokens.div_ceil(TILE), self.runs, self.width);
-        self.quants.resize(tiles * runs * PAIRS * width, 0);
-        self.sums.resize(tiles * runs * width, 0.0);
-        self.scales.resize(tiles * width, 0.0);
+        let (runs, stride) = (self.runs, self.stride());
+        self.quants.resize(self.tokens * stride * PAIRS, 0);
+        self.sums.resize(self.tokens * runs, 0.0);
+        self.scales.resize(self.tokens, 0.0);
         let (sums, scales) = (Parts::new(&mut self.sums), Parts::new(&mut self.scales));
+        let share = share(machine, self.tokens);
         machine
             .pool
-            .parts(&mut self.quants, (runs * PAIRS * width).max(1), |tile, quants| {
-                let x = numbers(tile * TILE * columns..len.min((tile + 1) * TILE * columns));
-                // SAFETY: tiles have so many each, all of them disjoint.
+            .parts(&mut self.quants, share * stride * PAIRS, |part, quants| {
+                let (first, n) = (part * share, quants.len() / (stride * PAIRS));
+                let x = numbers(first * columns..(first + n) * columns);
+                // SAFETY: each token has so many, and tasks have different tokens.
                 let (sums, scales) = unsafe {
                     (
-                        std::slice::from_raw_parts_mut(sums.at(tile * runs * width), runs * width),
-                        std::slice::from_raw_parts_mut(scales.at(tile * width), width),
+                        std::slice::from_raw_parts_mut(sums.at(first * runs), n * runs),
+                        std::slice::from_raw_parts_mut(scales.at(first), n),
                     )
                 };
                 machine.level.run(Round {
                     x,
                     columns,
-                    width,
+                    stride,
                     quants,
                     sums,
                     scales,
@@ -95,13 +99,18 @@ impl Activations {
             });
     }
 
-    pub(super) fn tile(&self, tile: usize) -> Tokens<'_> {
-        let (runs, width) = (self.runs, self.width);
+    /// Lines from one token to the next: an odd number, so that tokens do not fight for the same places of the cache.
+    fn stride(&self) -> usize {
+        self.runs | 1
+    }
+
+    pub(super) fn some(&self, tokens: Range<usize>) -> Tokens<'_> {
+        let (runs, stride) = (self.runs, self.stride());
         Tokens {
-            width,
-            quants: &self.quants[tile * runs * PAIRS * width..][..runs * PAIRS * width],
-            sums: &self.sums[tile * runs * width..][..runs * width],
-            scales: &self.scales[tile * width..][..width],
+            quants: &self.quants[tokens.start * stride * PAIRS..tokens.end * stride * PAIRS],
+            stride,
+            sums: &self.sums[tokens.start * runs..tokens.end * runs],
+            scales: &self.scales[tokens],
         }
     }
 }
@@ -121,8 +130,9 @@ pub fn normalise(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mu
 /// Adds the normalised rows of `y` to `x`; both (rows, weight.len()).
 pub fn add_normalised(machine: &Machine, y: &[f32], weight: &[f32], epsilon: f32, x: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "a number to add to each");
-    machine.pool.parts(x, TILE * weight.len(), |part, x| {
-        let y = &y[part * TILE * weight.len()..][..x.len()];
+    let share = share(machine, x.len() / weight.len()) * weight.len();
+    machine.pool.parts(x, share, |part, x| {
+        let y = &y[part * share..][..x.len()];
         machine.level.run(Norm {
             x: y,
             weight,
@@ -179,15 +189,15 @@ pub(super) unsafe fn norm_scale<S: Simd>(row: &[f32], epsilon: f32) -> f32 {
         }
     }
     // SAFETY: sixteen sums; the caller vouches for `S`.
-    let sum = unsafe { total::<S>(S::load(sums.as_ptr())) };
+    let sum = unsafe { S::total(S::load(sums.as_ptr())) };
     1.0 / (sum / row.len() as f32 + epsilon).sqrt()
 }
 
-/// Rounds up to [`TILE`] tokens.
+/// Rounds some tokens.
 struct Round<'a> {
     x: &'a [f32],
     columns: usize,
-    width: usize,
+    stride: usize,
     quants: &'a mut [u32],
     sums: &'a mut [f32],
     scales: &'a mut [f32],
@@ -198,40 +208,47 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        const MOST: f32 = 32767.0;
-        // 1.5 * 2^23: added to a small number, it leaves the rounded number in the low bits.
-        const ROUND: f32 = 12_582_912.0;
-        for (token, row) in self.x.chunks_exact(self.columns).enumerate() {
+        let rows = self.x.chunks_exact(self.columns).zip(self.scales);
+        let quants = self.quants.chunks_exact_mut(self.stride * PAIRS);
+        let sums = self.sums.chunks_exact_mut(self.columns.div_ceil(COLUMNS));
+        for (((row, scale), quants), sums) in rows.zip(quants).zip(sums) {
             // SAFETY: the caller vouches for `S`.
             let most = unsafe { greatest_size::<S>(row) };
             // Smaller numbers than any model's are as good as nothing, and their inverse might be infinite.
-            let inverse = if most > 1e-30 { MOST / most } else { 0.0 };
-            self.scales[token] = most / MOST;
-            let quants = self.quants.chunks_exact_mut(PAIRS * self.width);
-            let sums = self.sums.chunks_exact_mut(self.width);
-            for ((quants, sums), x) in quants.zip(sums).zip(row.chunks(COLUMNS)) {
+            let inverse = if most > 1e-30 { LARGEST / most } else { 0.0 };
+            *scale = most / LARGEST;
+            let (whole, rest) = row.as_chunks::<COLUMNS>();
+            let (quants, sums) = (quants.as_chunks_mut::<PAIRS>().0.iter_mut(), sums.iter_mut());
+            let mut room = quants.zip(sums);
+            for (x, (quants, sum)) in whole.iter().zip(&mut room) {
+                // SAFETY: the caller vouches for `S`.
+                *sum = unsafe { rounded::<S>(x, inverse, quants) };
+            }
+            if let Some((quants, sum)) = room.next().filter(|_| !rest.is_empty()) {
                 let mut filled = [0f32; COLUMNS];
-                let x = match x.len() {
-                    COLUMNS => x,
-                    n => {
-                        filled[..n].copy_from_slice(x);
-                        &filled[..]
-                    }
-                };
-                let mut halves = [0u16; COLUMNS];
-                for at in [0, 16] {
-                    // SAFETY: `x` and `halves` hold 32 numbers; the caller vouches for `S`.
-                    unsafe {
-                        let rounded = S::fma(S::load(x.as_ptr().add(at)), S::splat(inverse), S::splat(ROUND));
-                        S::store_halves(halves.as_mut_ptr().add(at), rounded);
-                    }
-                }
-                for (pair, [a, b]) in quants.chunks_exact_mut(self.width).zip(halves.as_chunks().0) {
-                    pair[token] = u32::from(*a) | u32::from(*b) << 16;
-                }
-                sums[token] = halves.iter().map(|&half| i32::from(half as i16)).sum::<i32>() as f32;
+                filled[..rest.len()].copy_from_slice(rest);
+                // SAFETY: the caller vouches for `S`.
+                *sum = unsafe { rounded::<S>(&filled, inverse, quants) };
             }
         }
+    }
+}
+
+/// The size of the greatest number of a token, rounded.
+const LARGEST: f32 = 32767.0;
+
+/// Rounds a run of a token; returns the sum.
+#[inline(always)]
+unsafe fn rounded<S: Simd>(x: &[f32; COLUMNS], inverse: f32, quants: &mut [u32; PAIRS]) -> f32 {
+    // 1.5 * 2^23: added to a small number, it leaves the rounded number in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // SAFETY: both arrays hold 32 numbers; the caller vouches for `S`.
+    unsafe {
+        let (inverse, round, minus) = (S::splat(inverse), S::splat(ROUND), S::splat(-ROUND));
+        let low = S::fma(S::load(x.as_ptr()), inverse, round);
+        let high = S::fma(S::load(x.as_ptr().add(16)), inverse, round);
+        S::store_halves(quants.as_mut_ptr().cast(), low, high);
+        S::total(S::add(S::add(low, minus), S::add(high, minus)))
     }
 }
 

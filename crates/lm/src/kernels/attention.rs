@@ -18,11 +18,13 @@ use super::activations::norm_scale;
 use super::dense::{Pairs, Shape, multiply};
 use super::level::Kernel;
 use super::pool::Parts;
-use super::simd::{Simd, exp, total};
+use super::simd::{Simd, exp};
 use crate::accelerator::{Page, Pages};
 
 /// Tokens per block.
 pub const BLOCK: usize = 64;
+/// Numbers of 16 bits in a line of the cache.
+const LINE: usize = 32;
 /// Query rows that one task multiplies by a block: four times the rows of a register tile.
 const ROWS: usize = 48;
 
@@ -466,6 +468,8 @@ impl Kernel for Attend<'_> {
         let oldest = |row: &Row| (row.position + 1).saturating_sub(shapes.view.window);
         let first_block = rows.iter().map(|row| oldest(row) / BLOCK).min().unwrap_or(0);
         let blocks = rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(0);
+        let start = (shapes.layer * heads.kv_heads + kv_head) * heads.part();
+        let own = start..start + heads.part();
         for at in first_block..blocks {
             let block_of = |row: &Row| {
                 let seen = oldest(row) / BLOCK..=row.position / BLOCK;
@@ -484,7 +488,14 @@ impl Kernel for Attend<'_> {
                 let together = &rows[first..first + n_tokens];
                 let most = together.iter().map(seen).max().unwrap_or(0);
                 let (row, n_rows) = (first * group, n_tokens * group);
-                let part = &block.numbers()[(shapes.layer * heads.kv_heads + kv_head) * heads.part()..][..heads.part()];
+                let part = &block.numbers()[own.clone()];
+                // The next block is on its way while this one is multiplied by.
+                if let Some(next) = spans[rows[first].span].blocks.get(at + 1) {
+                    for line in next.numbers()[own.clone()].chunks(LINE) {
+                        // SAFETY: a hint; the caller vouches for `S`.
+                        unsafe { S::prefetch(line.as_ptr().cast()) };
+                    }
+                }
                 let columns = most.next_multiple_of(16);
                 let scored = Shape {
                     rows: n_rows,
@@ -548,7 +559,7 @@ impl Kernel for Attend<'_> {
             let (sum, out) = unsafe {
                 let at = (range.start + i / group) * heads.heads * dim + (kv_head * group + i % group) * dim;
                 (
-                    total::<S>(S::load(weights[i * 16..].as_ptr())),
+                    S::total(S::load(weights[i * 16..].as_ptr())),
                     std::slice::from_raw_parts_mut(out.at(at), dim),
                 )
             };

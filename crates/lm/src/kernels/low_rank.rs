@@ -1,10 +1,11 @@
 //! Adapters: products with two narrow matrices, in floats.
 
 use super::Machine;
-use super::activations::TILE;
+use super::activations::share;
 use super::dense::{Floats, Shape, multiply};
 use super::level::Kernel;
 use super::packed::LANES;
+use super::product::TILE;
 use super::simd::Simd;
 
 /// A LoRA pair, laid out for the kernels.
@@ -122,7 +123,8 @@ pub fn down_project(machine: &Machine, x: &[f32], low: &LowRank, out: &mut Vec<f
     }
     let tokens = x.len() / low.columns;
     out.resize(tokens * low.wide(), 0.0);
-    machine.pool.parts(out, TILE * low.wide(), |tile, out| {
-        machine.level.run(Down(&x[tile * TILE * low.columns..], low, out));
+    let share = share(machine, tokens);
+    machine.pool.parts(out, share * low.wide(), |part, out| {
+        machine.level.run(Down(&x[part * share * low.columns..], low, out));
     });
 }

@@ -42,7 +42,7 @@ pub use low_rank::{LowRank, down_project};
 pub use memory::Arena;
 pub use packed::Packed;
 pub use product::{Curve, Into, Part, gated, product};
-pub use vocabulary::{exponential_sum, greatest, weights};
+pub use vocabulary::{STRETCH, Weighing, exponential_sum, greatest, weight_sums, weights};
 
 /// What computes: an instruction set and a pool of threads.
 #[derive(Clone)]

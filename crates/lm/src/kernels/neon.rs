@@ -143,11 +143,13 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn store_halves(to: *mut u16, x: Self::F) {
-        unsafe {
-            let x = each(x, |x| vmovn_u32(vreinterpretq_u32_f32(x)));
-            vst1q_u16(to, vcombine_u16(x[0], x[1]));
-            vst1q_u16(to.add(8), vcombine_u16(x[2], x[3]));
+    unsafe fn store_halves(to: *mut u16, low: Self::F, high: Self::F) {
+        for (at, x) in [low, high].into_iter().enumerate() {
+            unsafe {
+                let x = each(x, |x| vmovn_u32(vreinterpretq_u32_f32(x)));
+                vst1q_u16(to.add(16 * at), vcombine_u16(x[0], x[1]));
+                vst1q_u16(to.add(16 * at + 8), vcombine_u16(x[2], x[3]));
+            }
         }
     }
 

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::Machine;
-use super::activations::{Activations, PAIRS, TILE, Tokens};
+use super::activations::{Activations, PAIRS, Tokens};
 use super::level::Kernel;
 use super::low_rank::LowRank;
 use super::packed::{Blocks, ByteBlock, LANES, NibbleBlock, Packed};
@@ -21,8 +21,11 @@ use super::simd::{Simd, exp};
 /// One or two tokens alone are quick enough for the processor to foresee by itself what comes next.
 const AHEAD: usize = 2048;
 
-/// Tiles that a task multiplies by the same tokens in turn: their activations stay in the first cache, the weights in
-/// the second one.
+/// Tokens that a tile is multiplied by at a time.
+pub(super) const TILE: usize = 12;
+
+/// Tiles that a task multiplies by all tokens in turn: a tile's tokens stay in the first cache, the weights in the
+/// second one.
 const TILES: usize = 16;
 
 /// One matrix of a product, and the columns of the result that it fills.
@@ -85,7 +88,7 @@ pub fn product(machine: &Machine, x: &Activations, parts: &[Part], out: &mut [f3
     );
     let total: usize = parts.iter().map(Part::tiles).sum();
     let target = Parts::new(out);
-    in_groups(machine, total, &|range| {
+    in_groups(machine, x.tokens, total, &|range| {
         let mut first = 0;
         for part in parts {
             let end = first + part.tiles();
@@ -141,7 +144,7 @@ pub fn gated(machine: &Machine, x: &Activations, curve: Curve, gate: &Part, up: 
         "room for the result"
     );
     let target = Parts::new(out);
-    in_groups(machine, up.tiles(), &|tiles| {
+    in_groups(machine, x.tokens, up.tiles(), &|tiles| {
         machine.level.run(Rows {
             part: up,
             gate: Some((curve, gate)),
@@ -155,8 +158,15 @@ pub fn gated(machine: &Machine, x: &Activations, curve: Curve, gate: &Part, up: 
 }
 
 /// Runs tiles in groups that are large enough to be worth taking and small enough to share out evenly.
-fn in_groups(machine: &Machine, tiles: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
-    let group = (tiles / (machine.pool.threads() * 8)).clamp(1, TILES);
+///
+/// Few tokens meet each weight once, as it comes from memory: in two long stretches a thread, since the processor
+/// reads ahead only as long as addresses go on (shorter ones cost a fifth of the speed of one sequence).
+fn in_groups(machine: &Machine, tokens: usize, tiles: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
+    let threads = machine.pool.threads();
+    let group = match tokens <= TILE {
+        true => tiles.div_ceil(threads * 2).max(1),
+        false => (tiles / (threads * 8)).clamp(1, TILES),
+    };
     machine.pool.run(tiles.div_ceil(group), &|idx| {
         run(idx * group..tiles.min((idx + 1) * group));
     });
@@ -240,11 +250,11 @@ unsafe fn bend<S: Simd>(x: S::F, curve: Curve) -> S::F {
     }
 }
 
-/// Sixteen results of each of `out.len()` tokens from `first` on, a multiple of [`TILE`]: product, bias and adapter.
+/// Sixteen results of each of `out.len()` tokens from `first` on: product, bias and adapter.
 #[inline(always)]
 unsafe fn sums<S: Simd>(part: &Part, tile: usize, x: &Activations, first: usize, out: &mut [[f32; LANES]]) {
     let weights = tile * x.runs..(tile + 1) * x.runs;
-    let tokens = x.tile(first / TILE);
+    let tokens = x.some(first..first + out.len());
     // SAFETY: the caller vouches for `S`.
     unsafe {
         match &part.matrix.blocks {
@@ -266,12 +276,13 @@ unsafe fn sums<S: Simd>(part: &Part, tile: usize, x: &Activations, first: usize,
     }
 }
 
-/// 32 numbers of some tokens: pairs of them, (16, width), and their sums.
+/// 32 numbers of some tokens, as pairs, and their sums. The next token's lie so many pairs and sums on.
 #[derive(Clone, Copy)]
 struct Run {
     quants: *const u32,
+    next: usize,
     sums: *const f32,
-    width: usize,
+    next_sum: usize,
 }
 
 impl Run {
@@ -280,9 +291,9 @@ impl Run {
     unsafe fn dot<S: Simd, const T: usize>(self, dots: &mut [S::I; T], weights: S::P, pair: usize) {
         // SAFETY: there are sixteen pairs of at least `T` tokens; the caller vouches for `S`.
         unsafe {
-            let x = self.quants.add(pair * self.width);
+            let x = self.quants.add(pair);
             for t in 0..T {
-                dots[t] = S::dot(dots[t], weights, x.add(t));
+                dots[t] = S::dot(dots[t], weights, x.add(t * self.next));
             }
         }
     }
@@ -309,7 +320,7 @@ impl Weights for NibbleBlock {
             }
             let (scale, min) = (S::load_half(self.scale.as_ptr()), S::load_half(self.min.as_ptr()));
             for t in 0..T {
-                let sum = S::fma(min, S::splat(*x.sums.add(t)), sums[t]);
+                let sum = S::fma(min, S::splat(*x.sums.add(t * x.next_sum)), sums[t]);
                 sums[t] = S::fma(S::floats(dots[t]), scale, sum);
             }
         }
@@ -367,10 +378,15 @@ unsafe fn some_tokens<S: Simd, W: Weights, const T: usize>(
     first: usize,
     out: &mut [[f32; LANES]],
 ) -> usize {
-    assert!(x.sums.len() == w.len() * x.width && x.quants.len() == w.len() * PAIRS * x.width && first + T <= x.width);
+    let tokens = x.scales.len();
+    assert!(
+        first + T <= tokens && w.len() <= x.stride,
+        "tokens as wide as the weights"
+    );
+    assert!(x.sums.len() == tokens * w.len() && x.quants.len() == tokens * x.stride * PAIRS);
     // SAFETY: the tokens are there, as asserted; `out` holds sixteen numbers for each; the caller vouches for `S`.
     unsafe {
-        let mut sums = [S::splat(0.0); T];
+        let (mut sums, runs) = ([S::splat(0.0); T], w.len());
         for (run, w) in w.iter().enumerate() {
             if T > 2 {
                 let ahead = std::ptr::from_ref(w).cast::<u8>().wrapping_add(AHEAD);
@@ -379,9 +395,10 @@ unsafe fn some_tokens<S: Simd, W: Weights, const T: usize>(
                 }
             }
             let x = Run {
-                quants: x.quants.as_ptr().add(run * PAIRS * x.width + first),
-                sums: x.sums.as_ptr().add(run * x.width + first),
-                width: x.width,
+                quants: x.quants.as_ptr().add((first * x.stride + run) * PAIRS),
+                next: x.stride * PAIRS,
+                sums: x.sums.as_ptr().add(first * runs + run),
+                next_sum: runs,
             };
             w.add::<S, T>(x, &mut sums);
         }

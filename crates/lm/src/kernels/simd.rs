@@ -50,11 +50,25 @@ pub trait Simd: Copy {
     /// The greater; `b` if either is not a number.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn greatest(x: Self::F) -> f32;
+    /// The sum of the lanes, in one order for every instruction set: the upper half is added to the lower one until
+    /// one lane is left.
+    #[inline(always)]
+    unsafe fn total(x: Self::F) -> f32 {
+        let mut lanes = [0f32; 16];
+        // SAFETY: the array holds sixteen numbers; the caller vouches for the instructions.
+        unsafe { Self::store(lanes.as_mut_ptr(), x) };
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
     /// `2^n` where `x = n + 1.5 * 2^23`, and 0 for `n = -127`.
     unsafe fn power_of_two(x: Self::F) -> Self::F;
 
-    /// Writes the low half of each lane's bits.
-    unsafe fn store_halves(to: *mut u16, x: Self::F);
+    /// Writes the low half of each lane's bits, 32 of them.
+    unsafe fn store_halves(to: *mut u16, low: Self::F, high: Self::F);
     /// Asks for the cache line at this address, which need not be one that may be read.
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -94,26 +108,6 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
         }
         S::mul(p, S::power_of_two(shifted))
     }
-}
-
-/// The sum of the lanes, in one order for every instruction set.
-///
-/// # Safety
-///
-/// The processor must have the instructions of `S`.
-#[inline(always)]
-pub unsafe fn total<S: Simd>(x: S::F) -> f32 {
-    let mut lanes = [0f32; 16];
-    // SAFETY: the array holds sixteen numbers; the caller vouches for `S`.
-    unsafe { S::store(lanes.as_mut_ptr(), x) };
-    let mut width = 8;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 /// Plain arrays, which the compiler turns into whatever the target always has.
@@ -208,10 +202,10 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn store_halves(to: *mut u16, x: Self::F) {
-        let halves = each(|i| x[i].to_bits() as u16);
-        // SAFETY: the caller vouches for sixteen numbers.
-        unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) };
+    unsafe fn store_halves(to: *mut u16, low: Self::F, high: Self::F) {
+        let halves = [low, high].map(|x| each(|i| x[i].to_bits() as u16));
+        // SAFETY: the caller vouches for 32 numbers.
+        unsafe { to.cast::<[[u16; 16]; 2]>().write_unaligned(halves) };
     }
 
     #[inline(always)]

@@ -349,11 +349,25 @@ fn passes_over_the_vocabulary_agree_with_plain_arithmetic() {
             assert_eq!(greatest(level, &x), most);
             assert!((exponential_sum(level, &x, most) / sum - 1.0).abs() < 1e-5);
             let mut found = x.clone();
-            weights(level, &mut found, most, 0.5, 0.01);
+            let weighing = Weighing {
+                most,
+                inverse: 0.5,
+                least: 0.01,
+            };
+            weights(level, &mut found, weighing);
             for (found, x) in found.iter().zip(&x) {
                 let want = (f64::from(x - most) * 0.5).exp();
                 let want = if want < 0.01 || x.is_nan() { 0.0 } else { want };
                 assert!((f64::from(*found) - want).abs() < 1e-5, "{x}: {found}, not {want}");
+            }
+            let mut sums = Vec::new();
+            weight_sums(level, &x, weighing, &mut sums);
+            let stretches = found
+                .chunks(STRETCH)
+                .map(|part| part.iter().map(|&w| f64::from(w)).sum::<f64>());
+            assert_eq!(sums.len(), n.div_ceil(STRETCH));
+            for (found, want) in sums.iter().zip(stretches) {
+                assert!((found - want).abs() < 1e-4 * want.max(1.0), "{found}, not {want}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Level;
 use super::level::Kernel;
-use super::simd::{Simd, exp, total};
+use super::simd::{Simd, exp};
 
 struct Greatest<'a>(&'a [f32]);
 
@@ -40,9 +40,8 @@ impl Kernel for Exponentials<'_> {
         let mut sum = 0f64;
         // Short stretches keep the rounding of the f32 sums small.
         for stretch in x.chunks(1024) {
-            let mut last = [f32::NEG_INFINITY; 16];
             let (whole, rest) = stretch.as_chunks::<16>();
-            last[..rest.len()].copy_from_slice(rest);
+            let last = filled(rest);
             // SAFETY: each chunk holds sixteen numbers; the caller vouches for `S`.
             unsafe {
                 let minus = S::splat(-most);
@@ -50,7 +49,7 @@ impl Kernel for Exponentials<'_> {
                 for x in whole {
                     lanes = S::add(lanes, exp::<S>(S::add(S::load(x.as_ptr()), minus)));
                 }
-                sum += f64::from(total::<S>(lanes));
+                sum += f64::from(S::total(lanes));
             }
         }
         sum
@@ -62,47 +61,99 @@ pub fn exponential_sum(level: Level, x: &[f32], most: f32) -> f64 {
     level.run(Exponentials(x, most))
 }
 
-struct Weights<'a> {
-    x: &'a mut [f32],
-    most: f32,
-    inverse: f32,
-    least: f32,
+/// How numbers become weights: `exp((x - most) * inverse)`, or 0 where that is less than `least`.
+#[derive(Clone, Copy)]
+pub struct Weighing {
+    /// At least the greatest number.
+    pub most: f32,
+    /// Of the temperature; positive.
+    pub inverse: f32,
+    pub least: f32,
 }
+
+impl Weighing {
+    #[inline(always)]
+    unsafe fn of<S: Simd>(self, x: S::F) -> S::F {
+        // SAFETY: `lanes` holds sixteen numbers; the caller vouches for `S`.
+        unsafe {
+            let weights = exp::<S>(S::mul(S::add(x, S::splat(-self.most)), S::splat(self.inverse)));
+            if self.least <= 0.0 {
+                return weights;
+            }
+            let mut lanes = [0f32; 16];
+            S::store(lanes.as_mut_ptr(), weights);
+            let lanes = lanes.map(|weight| if weight >= self.least { weight } else { 0.0 });
+            S::load(lanes.as_ptr())
+        }
+    }
+}
+
+/// The numbers that are left of sixteen, and others whose weight is 0.
+#[inline(always)]
+fn filled(rest: &[f32]) -> [f32; 16] {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}
+
+struct Weights<'a>(&'a mut [f32], Weighing);
 
 impl Kernel for Weights<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Weights {
-            x,
-            most,
-            inverse,
-            least,
-        } = self;
-        // Sixteen numbers, or what is left of them.
-        for part in x.chunks_mut(16) {
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            lanes[..part.len()].copy_from_slice(part);
-            // SAFETY: `lanes` holds sixteen numbers; the caller vouches for `S`.
-            unsafe {
-                let x = S::mul(S::add(S::load(lanes.as_ptr()), S::splat(-most)), S::splat(inverse));
-                S::store(lanes.as_mut_ptr(), exp::<S>(x));
+        let Weights(x, weighing) = self;
+        let (whole, rest) = x.as_chunks_mut::<16>();
+        // SAFETY: each chunk holds sixteen numbers, as does what `filled` makes; the caller vouches for `S`.
+        unsafe {
+            for x in whole {
+                S::store(x.as_mut_ptr(), weighing.of::<S>(S::load(x.as_ptr())));
             }
-            for (x, weight) in part.iter_mut().zip(lanes) {
-                *x = if weight >= least { weight } else { 0.0 };
-            }
+            let mut lanes = filled(rest);
+            S::store(lanes.as_mut_ptr(), weighing.of::<S>(S::load(lanes.as_ptr())));
+            rest.copy_from_slice(&lanes[..rest.len()]);
         }
     }
 }
 
-/// Replaces each number by `exp((x - most) * inverse)`, or by 0 if that is less than `least`. `most` must be
-/// at least the greatest, `inverse` positive.
-pub fn weights(level: Level, x: &mut [f32], most: f32, inverse: f32, least: f32) {
-    level.run(Weights {
-        x,
-        most,
-        inverse,
-        least,
-    });
+/// Replaces each number by its weight.
+pub fn weights(level: Level, x: &mut [f32], weighing: Weighing) {
+    level.run(Weights(x, weighing));
+}
+
+/// Numbers whose weights are summed together.
+pub const STRETCH: usize = 256;
+
+struct Sums<'a>(&'a [f32], Weighing, &'a mut Vec<f64>);
+
+impl Kernel for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Sums(x, weighing, sums) = self;
+        sums.clear();
+        for stretch in x.chunks(STRETCH) {
+            let mut lanes = [0f32; 16];
+            let (whole, rest) = stretch.as_chunks::<16>();
+            // SAFETY: each chunk holds sixteen numbers, as does what `filled` makes; the caller vouches for `S`.
+            unsafe {
+                let mut sum = S::splat(0.0);
+                for x in whole {
+                    sum = S::add(sum, weighing.of::<S>(S::load(x.as_ptr())));
+                }
+                if !rest.is_empty() {
+                    sum = S::add(sum, weighing.of::<S>(S::load(filled(rest).as_ptr())));
+                }
+                S::store(lanes.as_mut_ptr(), sum);
+            }
+            sums.push(lanes.into_iter().map(f64::from).sum());
+        }
+    }
+}
+
+/// Fills `sums` with the sum of the weights of each [`STRETCH`] numbers.
+pub fn weight_sums(level: Level, x: &[f32], weighing: Weighing, sums: &mut Vec<f64>) {
+    level.run(Sums(x, weighing, sums));
 }

@@ -118,6 +118,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    unsafe fn total(x: Self::F) -> f32 {
+        unsafe { total(_mm256_add_ps(x[0], x[1])) }
+    }
+    #[inline(always)]
     unsafe fn power_of_two(x: Self::F) -> Self::F {
         unsafe {
             both!(x => {
@@ -128,12 +132,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn store_halves(to: *mut u16, x: Self::F) {
-        unsafe {
-            let halves = both!(x => _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0xffff)));
-            // The two vectors come out interleaved by quarters.
-            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(halves[0], halves[1]));
-            _mm256_storeu_si256(to.cast(), packed);
+    unsafe fn store_halves(to: *mut u16, low: Self::F, high: Self::F) {
+        for (at, x) in [low, high].into_iter().enumerate() {
+            unsafe {
+                let halves = both!(x => _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0xffff)));
+                // The two vectors come out interleaved by quarters.
+                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(halves[0], halves[1]));
+                _mm256_storeu_si256(to.add(16 * at).cast(), packed);
+            }
         }
     }
 
@@ -261,6 +267,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_reduce_max_ps(x) }
     }
     #[inline(always)]
+    unsafe fn total(x: __m512) -> f32 {
+        unsafe {
+            let upper = _mm512_castps_pd(x);
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(upper));
+            total(_mm256_add_ps(_mm512_castps512_ps256(x), upper))
+        }
+    }
+    #[inline(always)]
     unsafe fn power_of_two(x: __m512) -> __m512 {
         unsafe {
             let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(x));
@@ -269,8 +283,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_halves(to: *mut u16, x: __m512) {
-        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_castps_si512(x))) };
+    unsafe fn store_halves(to: *mut u16, low: __m512, high: __m512) {
+        // Every other one of 64 halves.
+        static EVEN: [u16; 32] = {
+            let mut even = [0; 32];
+            let mut at = 0;
+            while at < 32 {
+                even[at] = 2 * at as u16;
+                at += 1;
+            }
+            even
+        };
+        unsafe {
+            let even = _mm512_loadu_si512(EVEN.as_ptr().cast());
+            let halves = _mm512_permutex2var_epi16(_mm512_castps_si512(low), even, _mm512_castps_si512(high));
+            _mm512_storeu_si512(to.cast(), halves);
+        }
     }
 
     #[inline(always)]
@@ -302,6 +330,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn floats(sum: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(sum) }
     }
+}
+
+/// The sum of eight lanes, halves first.
+#[inline]
+#[target_feature(enable = "avx")]
+fn total(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
 }
 
 /// One instruction that reads the pair, broadcasts, multiplies and adds. Written out, because the compiler takes the
