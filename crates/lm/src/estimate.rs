@@ -42,9 +42,10 @@ impl Work {
         }
     }
 
-    /// Fewest seconds for a prompt of `tokens`: 16-bit integers for the matrices, f32 for the attention.
-    pub fn prompt_seconds(&self, peaks: &Peaks, tokens: f64) -> f64 {
-        let pairs = tokens * tokens / 2.0;
+    /// Fewest seconds for the `tokens` of a prompt that follow `cached` ones: 16-bit integers for the matrices, f32 for
+    /// the attention.
+    pub fn prompt_seconds(&self, peaks: &Peaks, cached: f64, tokens: f64) -> f64 {
+        let pairs = tokens * (cached + tokens / 2.0);
         tokens * self.layer_operations_per_token as f64 / (peaks.int16_gops * 1e9) + self.attention(peaks, pairs)
     }
 
@@ -60,7 +61,7 @@ impl Work {
     /// Fewest seconds for `candidates` of `new_tokens` each from one prompt. Their first tokens come with the prompt.
     pub fn candidates_seconds(&self, peaks: &Peaks, prompt_tokens: f64, candidates: f64, new_tokens: f64) -> f64 {
         let step = self.step_seconds(peaks, candidates, prompt_tokens + new_tokens / 2.0);
-        self.prompt_seconds(peaks, prompt_tokens) + (new_tokens - 1.0) * step
+        self.prompt_seconds(peaks, 0.0, prompt_tokens) + (new_tokens - 1.0) * step
     }
 
     fn attention(&self, peaks: &Peaks, pairs: f64) -> f64 {
@@ -115,7 +116,7 @@ impl Estimate {
         };
         let kept = KEPT_TOKENS.div_ceil(BLOCK) * store.bytes_per_block();
         Ok(Estimate {
-            prefill_tokens_per_second: PREFILL_REACHES * 512.0 / work.prompt_seconds(peaks, 512.0),
+            prefill_tokens_per_second: PREFILL_REACHES * 512.0 / work.prompt_seconds(peaks, 0.0, 512.0),
             decode_tokens_per_second: DECODE_REACHES / work.step_seconds(peaks, 1.0, 288.0),
             candidates_tokens_per_second: CANDIDATES_REACH * 640.0 / work.candidates_seconds(peaks, 256.0, 10.0, 64.0),
             memory_bytes: work.bytes_per_step + output.map_or(0, |_| embedding) + kept,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gym::Grammar;
 
 use crate::LmError;
+use crate::kernels::pool::Pool;
 
 enum Node {
     /// The match is complete.
@@ -233,6 +234,34 @@ fn line_step(thread: Thread, byte: u8) -> Option<Thread> {
     Some(thread)
 }
 
+impl Automaton {
+    /// Which of some tokens, in the order of their bytes, may follow a state.
+    fn walk(&self, state: &State, order: &[(u32, usize)], bytes: &[Vec<u8>], longest: usize, admitted: &mut [bool]) {
+        let mut states: Vec<State> = vec![state.clone()];
+        states.resize(longest + 1, Vec::new());
+        // `states[n]` is the state after n bytes of the current token, for n <= alive.
+        let mut alive = 0;
+        for (at, (&(id, common), admitted)) in order.iter().zip(admitted).enumerate() {
+            let token = &bytes[id as usize];
+            // Before the first one there is none.
+            let common = if at == 0 { 0 } else { common };
+            if common > alive {
+                continue; // Begins with bytes that already failed.
+            }
+            alive = common;
+            while alive < token.len() {
+                let (done, rest) = states.split_at_mut(alive + 1);
+                self.step(&done[alive], token[alive], &mut rest[0]);
+                if rest[0].is_empty() {
+                    break;
+                }
+                alive += 1;
+            }
+            *admitted = alive == token.len();
+        }
+    }
+}
+
 /// Tokens in the order of their bytes, for walking them with shared beginnings.
 pub struct Vocabulary {
     /// Token and the number of bytes it shares with the one before.
@@ -279,6 +308,7 @@ impl Masks {
         vocabulary: &Vocabulary,
         bytes: &[Vec<u8>],
         end: &[u32],
+        pool: &Pool,
     ) -> Arc<Vec<bool>> {
         // Room beyond the longest token makes no difference to any token.
         let most = u32::try_from(vocabulary.longest + 1).unwrap_or(u32::MAX);
@@ -291,26 +321,15 @@ impl Masks {
         if let Some(mask) = self.0.get(&key) {
             return mask.clone();
         }
+        let mut admitted = vec![false; vocabulary.order.len()];
+        let part = admitted.len().div_ceil(4 * pool.threads()).max(1);
+        pool.parts(&mut admitted, part, |idx, admitted| {
+            let order = &vocabulary.order[idx * part..][..admitted.len()];
+            automaton.walk(&key, order, bytes, vocabulary.longest, admitted);
+        });
         let mut mask = vec![false; vocabulary.size];
-        let mut states: Vec<State> = vec![key.clone()];
-        states.resize(vocabulary.longest + 1, Vec::new());
-        // `states[n]` is the state after n bytes of the current token, for n <= alive.
-        let mut alive = 0;
-        for &(id, common) in &vocabulary.order {
-            let token = &bytes[id as usize];
-            if common > alive {
-                continue; // Begins with bytes that already failed.
-            }
-            alive = common;
-            while alive < token.len() {
-                let (done, rest) = states.split_at_mut(alive + 1);
-                automaton.step(&done[alive], token[alive], &mut rest[0]);
-                if rest[0].is_empty() {
-                    break;
-                }
-                alive += 1;
-            }
-            mask[id as usize] = alive == token.len();
+        for ((id, _), admitted) in vocabulary.order.iter().zip(admitted) {
+            mask[*id as usize] = admitted;
         }
         if automaton.may_end(state) {
             for &id in end {
@@ -402,7 +421,7 @@ mod tests {
         ] {
             let state = automaton.advance(&automaton.start(), text.as_bytes());
             assert!(!state.is_empty(), "{text}");
-            let mask = masks.admitted(&automaton, &state, &vocabulary, &bytes, &[264]);
+            let mask = masks.admitted(&automaton, &state, &vocabulary, &bytes, &[264], &Pool::new(2));
             for (id, token) in bytes.iter().enumerate() {
                 let want = match id {
                     264 => automaton.may_end(&state),

@@ -405,6 +405,7 @@ impl Scheduler {
                             &self.vocabulary,
                             self.tokenizer.all_token_bytes(),
                             &self.tokenizer.end,
+                            &self.decoder.machine.pool,
                         )),
                         _ => None,
                     };

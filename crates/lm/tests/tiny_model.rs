@@ -74,7 +74,7 @@ fn estimates_from_a_header_know_the_work_of_the_loaded_model() {
         // No estimate is faster than the machine, nor ten times slower.
         let peaks = peaks(1.0);
         let floors = [
-            512.0 / work.prompt_seconds(&peaks, 512.0),
+            512.0 / work.prompt_seconds(&peaks, 0.0, 512.0),
             1.0 / work.step_seconds(&peaks, 1.0, 288.0),
             640.0 / work.candidates_seconds(&peaks, 256.0, 10.0, 64.0),
         ];
@@ -109,7 +109,8 @@ fn steps_are_bound_by_reading_or_by_arithmetic_whichever_takes_longer() {
     close(work.step_seconds(&peaks, 1.0, 0.0), 2e-3);
     close(work.step_seconds(&peaks, 10.0, 0.0), 4e-3);
     close(work.step_seconds(&peaks, 10.0, 100.0), 5e-3);
-    close(work.prompt_seconds(&peaks, 100.0), 100.0 * 3e-4 + 5e-3);
+    close(work.prompt_seconds(&peaks, 0.0, 100.0), 100.0 * 3e-4 + 5e-3);
+    close(work.prompt_seconds(&peaks, 50.0, 100.0), 100.0 * 3e-4 + 1e-2);
     close(
         work.candidates_seconds(&peaks, 100.0, 10.0, 3.0),
         35e-3 + 2.0 * (4e-3 + 10.0 * 101.5e-6),

@@ -144,7 +144,7 @@ impl Studio {
             Ok(PrefillBench {
                 tokens,
                 tokens_per_second: tokens as f64 / seconds,
-                floor_tokens_per_second: tokens as f64 / work.prompt_seconds(&peaks, tokens as f64),
+                floor_tokens_per_second: tokens as f64 / work.prompt_seconds(&peaks, 0.0, tokens as f64),
             })
         });
         let candidates = candidates.into_iter().map(|measured: Result<_>| {

@@ -33,7 +33,7 @@ pub struct EpisodeBench {
     pub tokens: TokensView,
     pub took_ms: f64,
     pub episodes_per_minute: f64,
-    /// What the measured peaks allow for these tokens, attention to cached ones left out; `None` behind a server.
+    /// What the measured peaks allow for these tokens; `None` behind a server.
     pub floor_episodes_per_minute: Option<f64>,
 }
 
@@ -118,12 +118,18 @@ impl Studio {
         }
         let work = Work::of(self.load_local(model)?.decoder());
         let peaks = MachineView::of(&Machine::shared()).peaks();
+        // Two prompts a step: one for the candidates, one for the reading.
         let prompts = 2.0 * steps as f64;
-        let read = f64::from(usage.prompt - usage.cached) / prompts;
+        let (cached, read) = (
+            f64::from(usage.cached) / prompts,
+            f64::from(usage.prompt - usage.cached) / prompts,
+        );
         let batch = f64::from(CANDIDATES * workers);
-        let written = f64::from(usage.generated) / batch;
+        let written = f64::from(usage.generated);
+        let length = written / (steps as f64 * f64::from(CANDIDATES + 1));
+        let step = work.step_seconds(&peaks, batch, cached + read + length / 2.0);
         Ok(Some(
-            prompts * work.prompt_seconds(&peaks, read) + written * work.step_seconds(&peaks, batch, 0.0),
+            prompts * work.prompt_seconds(&peaks, cached, read) + written / batch * step,
         ))
     }
 }

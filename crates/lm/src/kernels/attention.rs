@@ -470,28 +470,38 @@ impl Kernel for Attend<'_> {
         let blocks = rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(0);
         let start = (shapes.layer * heads.kv_heads + kv_head) * heads.part();
         let own = start..start + heads.part();
+        let block_of = |row: &Row, at: usize| {
+            let seen = oldest(row) / BLOCK..=row.position / BLOCK;
+            seen.contains(&at).then(|| &spans[row.span].blocks[at])
+        };
+        let seen_of = |row: &Row, at: usize| (row.position + 1 - at * BLOCK).min(BLOCK);
         for at in first_block..blocks {
-            let block_of = |row: &Row| {
-                let seen = oldest(row) / BLOCK..=row.position / BLOCK;
-                seen.contains(&at).then(|| &spans[row.span].blocks[at])
-            };
             let mut first = 0;
             while first < rows.len() {
-                let Some(block) = block_of(&rows[first]) else {
+                let Some(block) = block_of(&rows[first], at) else {
                     first += 1;
                     continue;
                 };
                 // Neighbours that see the same block.
-                let same = |row: &Row| block_of(row).is_some_and(|other| Arc::ptr_eq(block, other));
+                let same = |row: &Row| block_of(row, at).is_some_and(|other| Arc::ptr_eq(block, other));
                 let n_tokens = rows[first..].iter().take_while(|row| same(row)).count();
-                let seen = |row: &Row| (row.position + 1 - at * BLOCK).min(BLOCK);
+                let seen = |row: &Row| seen_of(row, at);
                 let together = &rows[first..first + n_tokens];
                 let most = together.iter().map(seen).max().unwrap_or(0);
                 let (row, n_rows) = (first * group, n_tokens * group);
                 let part = &block.numbers()[own.clone()];
-                // The next block is on its way while this one is multiplied by.
-                if let Some(next) = spans[rows[first].span].blocks.get(at + 1) {
-                    for line in next.numbers()[own.clone()].chunks(LINE) {
+                // The block after it is on its way while this one is multiplied by.
+                let found = |rows: &'_ [Row], at: usize| {
+                    let mut rows = rows.iter();
+                    rows.find_map(|row| block_of(row, at).map(|block| (block, seen_of(row, at))))
+                };
+                if let Some((block, seen)) = found(&rows[first + n_tokens..], at).or_else(|| found(rows, at + 1)) {
+                    let (keys, values) = block.numbers()[own.clone()].split_at(BLOCK * wide);
+                    let keys = keys
+                        .chunks(2 * BLOCK)
+                        .flat_map(|tokens| tokens[..2 * seen].chunks(LINE));
+                    let values = values[..seen.next_multiple_of(2) * wide].chunks(LINE);
+                    for line in keys.chain(values) {
                         // SAFETY: a hint; the caller vouches for `S`.
                         unsafe { S::prefetch(line.as_ptr().cast()) };
                     }

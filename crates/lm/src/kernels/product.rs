@@ -24,9 +24,12 @@ const AHEAD: usize = 2048;
 /// Tokens that a tile is multiplied by at a time.
 pub(super) const TILE: usize = 12;
 
-/// Tiles that a task multiplies by all tokens in turn: a tile's tokens stay in the first cache, the weights in the
+/// Tiles that are multiplied by all tokens in turn: a tile's tokens stay in the first cache, the weights in the
 /// second one.
 const TILES: usize = 16;
+
+/// So few tokens that weights are not there by the time they are needed, unless they come in long stretches.
+const FEW: usize = 4 * TILE;
 
 /// One matrix of a product, and the columns of the result that it fills.
 #[derive(Clone, Copy)]
@@ -159,11 +162,11 @@ pub fn gated(machine: &Machine, x: &Activations, curve: Curve, gate: &Part, up: 
 
 /// Runs tiles in groups that are large enough to be worth taking and small enough to share out evenly.
 ///
-/// Few tokens meet each weight once, as it comes from memory: in two long stretches a thread, since the processor
-/// reads ahead only as long as addresses go on (shorter ones cost a fifth of the speed of one sequence).
+/// The processor reads ahead only as long as addresses go on, so few tokens take two long stretches a thread; with
+/// shorter ones, one sequence is decoded a fifth slower.
 fn in_groups(machine: &Machine, tokens: usize, tiles: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
     let threads = machine.pool.threads();
-    let group = match tokens <= TILE {
+    let group = match tokens <= FEW {
         true => tiles.div_ceil(threads * 2).max(1),
         false => (tiles / (threads * 8)).clamp(1, TILES),
     };
@@ -190,42 +193,58 @@ impl Kernel for Rows<'_> {
     unsafe fn run<S: Simd>(self) {
         let Rows { part, gate, x, .. } = self;
         let (mut y, mut open) = ([[0f32; LANES]; TILE], [[0f32; LANES]; TILE]);
-        for first in (0..x.tokens).step_by(TILE) {
-            let n = TILE.min(x.tokens - first);
-            let (y, open) = (&mut y[..n], &mut open[..n]);
-            for tile in self.tiles.clone() {
-                // SAFETY: the caller vouches for `S`; `check` compared the shapes.
-                unsafe {
-                    sums::<S>(part, tile, x, first, y);
-                    if let Some((curve, gate)) = gate {
-                        sums::<S>(gate, tile, x, first, open);
-                        for (y, open) in y.iter_mut().zip(&*open) {
-                            let g = S::load(open.as_ptr());
-                            S::store(y.as_mut_ptr(), S::mul(S::load(y.as_ptr()), bend::<S>(g, curve)));
+        for start in self.tiles.clone().step_by(TILES) {
+            let tiles = start..self.tiles.end.min(start + TILES);
+            for first in (0..x.tokens).step_by(TILE) {
+                let n = TILE.min(x.tokens - first);
+                let (y, open) = (&mut y[..n], &mut open[..n]);
+                for tile in tiles.clone() {
+                    // SAFETY: the caller vouches for `S`; `check` compared the shapes; `product` and `gated` checked that
+                    // the result has room for every token and column, and no other task has these columns.
+                    unsafe {
+                        sums::<S>(part, tile, x, first, y);
+                        if let Some((curve, gate)) = gate {
+                            sums::<S>(gate, tile, x, first, open);
+                            for (y, open) in y.iter_mut().zip(&*open) {
+                                let g = S::load(open.as_ptr());
+                                S::store(y.as_mut_ptr(), S::mul(S::load(y.as_ptr()), bend::<S>(g, curve)));
+                            }
                         }
+                        self.write::<S>(tile, first, y);
                     }
                 }
-                let width = LANES.min(part.matrix.rows - tile * LANES);
-                for (t, y) in y.iter().enumerate() {
-                    // SAFETY: `product` and `gated` checked that the result has room for every token and column;
-                    // no other task has these columns; the caller vouches for `S`.
-                    unsafe {
-                        let out = self.out.at((first + t) * self.stride + part.column + tile * LANES);
-                        let y = S::load(y.as_ptr());
-                        let write = |out| match self.into {
-                            Into::Replace => S::store(out, y),
-                            Into::Add => S::store(out, S::add(S::load(out), y)),
-                        };
-                        if width == LANES {
-                            write(out);
-                        } else {
-                            // The last rows: by way of a whole vector.
-                            let mut lanes = [0f32; LANES];
-                            std::ptr::copy_nonoverlapping(out, lanes.as_mut_ptr(), width);
-                            write(lanes.as_mut_ptr());
-                            std::ptr::copy_nonoverlapping(lanes.as_ptr(), out, width);
-                        }
-                    }
+            }
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// Writes or adds what a tile made of the tokens from `first` on.
+    ///
+    /// # Safety
+    ///
+    /// The result must have room for these tokens, and nobody else may use a tile's columns; the processor must have
+    /// the instructions of `S`.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, tile: usize, first: usize, y: &[[f32; LANES]]) {
+        let width = LANES.min(self.part.matrix.rows - tile * LANES);
+        for (t, y) in y.iter().enumerate() {
+            // SAFETY: the caller vouches for the room, the columns and `S`.
+            unsafe {
+                let out = self.out.at((first + t) * self.stride + self.part.column + tile * LANES);
+                let y = S::load(y.as_ptr());
+                let write = |out| match self.into {
+                    Into::Replace => S::store(out, y),
+                    Into::Add => S::store(out, S::add(S::load(out), y)),
+                };
+                if width == LANES {
+                    write(out);
+                } else {
+                    // The last rows: by way of a whole vector.
+                    let mut lanes = [0f32; LANES];
+                    std::ptr::copy_nonoverlapping(out, lanes.as_mut_ptr(), width);
+                    write(lanes.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(lanes.as_ptr(), out, width);
                 }
             }
         }
