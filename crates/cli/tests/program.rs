@@ -570,6 +570,37 @@ fn a_trained_reward_model_ranks_the_candidates() {
     assert_eq!(json(home.path(), &["models", "show", "minilm-l6"])["kind"], "encoder");
 }
 
+/// Gold evidence alone says what is better than what; what only says what is right teaches no comparison.
+#[test]
+fn gold_evidence_teaches_a_reward_model() {
+    let Some(home) = home() else { return };
+    let train = |method: &str, options: &str| {
+        let arguments: Vec<&str> = ["train", method, "--out", method, "--expert", "factbook-train", "--json"]
+            .into_iter()
+            .chain(options.split_whitespace())
+            .collect();
+        output(home.path(), &arguments)
+    };
+    for options in ["--readings 5", "--clozes 1"] {
+        for method in ["dpo", "prm"] {
+            let refused = train(method, options);
+            assert_eq!(refused.status.code(), Some(1), "{method} {options}");
+            assert!(
+                String::from_utf8_lossy(&refused.stderr).contains("sft only"),
+                "{refused:?}"
+            );
+        }
+    }
+    let trained = train("prm", "--limit 6 --rank 4");
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let documents = serde_json::Deserializer::from_slice(&trained.stdout).into_iter::<Value>();
+    let report = documents.last().unwrap().unwrap();
+    // Each question has at least one search and an answer, each with something worse beside it.
+    let examples = report["examples"].as_u64().unwrap() + report["held_out"].as_u64().unwrap();
+    assert!(examples >= 12, "{report}");
+    assert_eq!(json(home.path(), &["models", "show", "prm"])["kind"], "reward");
+}
+
 /// Uniform draws in [0, 1) from a fixed seed (a linear congruential generator is random enough here).
 fn gym_seed(mut state: u64) -> impl FnMut() -> f64 {
     move || {

@@ -71,9 +71,9 @@ impl Work {
 
 /// Shares of the floors that the decoder reaches: the column "floor reached" of docs/benchmarks.md, rows of 512 prompt
 /// tokens, of one sequence, and of ten candidates after 256 tokens. Larger models reach more, busy machines less.
-const PREFILL_REACHES: f64 = 0.59;
-const DECODE_REACHES: f64 = 0.68;
-const CANDIDATES_REACH: f64 = 0.52;
+const PREFILL_REACHES: f64 = 0.73;
+const DECODE_REACHES: f64 = 0.89;
+const CANDIDATES_REACH: f64 = 0.64;
 
 /// Speeds on the work of `rag-gym bench generate`, and the memory that the model takes.
 #[derive(Clone, Copy, Debug, PartialEq)]

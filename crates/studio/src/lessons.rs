@@ -24,8 +24,13 @@ impl Studio {
         network: &Network,
         config: &TrainingConfig,
     ) -> Result<Vec<Example>> {
-        let objective = config.objective;
-        if request.judge.is_some() && (objective == Objective::Sft || request.runs.is_empty()) {
+        let (objective, compares) = (config.objective, config.objective != Objective::Sft);
+        if compares && (request.readings.is_some() || request.clozes > 0) {
+            return Err(StudioError::Invalid(
+                "readings and clozes teach sft only: they have no worse text beside the right one".into(),
+            ));
+        }
+        if request.judge.is_some() && (!compares || request.runs.is_empty()) {
             return Err(StudioError::Invalid(
                 "--judge chooses whose rewards of a run dpo and prm learn from".into(),
             ));
@@ -50,12 +55,6 @@ impl Studio {
         }
         for file in &request.files {
             all.extend(lessons_of_file(file)?);
-        }
-        let compares = objective != Objective::Sft;
-        if compares && (request.readings.is_some() || request.clozes > 0) {
-            return Err(StudioError::Invalid(
-                "readings and clozes teach sft only: they have no worse text beside the right one".into(),
-            ));
         }
         for set in &request.expert {
             let of_gold = self.lessons_of_gold(request, set)?.into_iter();

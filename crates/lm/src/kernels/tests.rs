@@ -42,6 +42,8 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
         (GgmlDType::Q8_0, 50, 64),
         (GgmlDType::Q4K, 16, 512),
         (GgmlDType::F32, 33, 45),
+        // More tiles in a task than are multiplied in turn.
+        (GgmlDType::Q4_0, 1100, 32),
     ] {
         let machines = machines();
         let mut matrix = || {
@@ -58,7 +60,7 @@ fn products_agree_with_plain_arithmetic_and_with_each_other() {
         let (bias, rank) = (numbers(&mut rng, rows), 5);
         let (a, b) = (numbers(&mut rng, rank * columns), numbers(&mut rng, rows * rank));
         let low = LowRank::new(rank, &a, &b, 0.5);
-        for tokens in [1, 2, 3, 11, 12, 13, 29] {
+        for tokens in [1, 2, 3, 11, 12, 13, 29, 50] {
             let x = numbers(&mut rng, tokens * columns);
             let before = numbers(&mut rng, tokens * rows);
             let plain = |matrix: &Packed| -> Vec<f64> {
