@@ -491,7 +491,7 @@ impl Kernel for Attend<'_> {
                 let (row, n_rows) = (first * group, n_tokens * group);
                 let part = &block.numbers()[own.clone()];
                 // The block after it is on its way while this one is multiplied by.
-                let found = |rows: &'_ [Row], at: usize| {
+                let found = |rows: &[Row], at: usize| {
                     let mut rows = rows.iter();
                     rows.find_map(|row| block_of(row, at).map(|block| (block, seen_of(row, at))))
                 };

@@ -163,7 +163,7 @@ pub fn gated(machine: &Machine, x: &Activations, curve: Curve, gate: &Part, up: 
 /// Runs tiles in groups that are large enough to be worth taking and small enough to share out evenly.
 ///
 /// The processor reads ahead only as long as addresses go on, so few tokens take two long stretches a thread; with
-/// shorter ones, one sequence is decoded a fifth slower.
+/// shorter ones, one sequence is decoded a quarter slower.
 fn in_groups(machine: &Machine, tokens: usize, tiles: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
     let threads = machine.pool.threads();
     let group = match tokens <= FEW {
