@@ -5,8 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use training::lesson::{Selection, lessons, to_trl, to_trl_stepwise};
+use training::lesson::{Selection, lessons};
 use training::objective::Objective;
+use training::trl::{to_trl, to_trl_stepwise};
 
 use crate::{Result, Studio, StudioError, inspect, table};
 

@@ -8,9 +8,10 @@ use store::EpisodeStatus;
 use training::cloze::clozes;
 use training::counterfactual::counterfactuals;
 use training::expert::{Reading, expert};
-use training::lesson::{Lesson, Selection, from_trl, lessons};
+use training::lesson::{Lesson, Selection, lessons};
 use training::objective::{Example, Objective};
 use training::train::TrainingConfig;
+use training::trl::from_trl;
 
 use crate::engines::parse;
 use crate::network::Network;
@@ -54,7 +55,7 @@ impl Studio {
             })?;
         }
         for file in &request.files {
-            all.extend(lessons_of_file(file)?);
+            all.extend(lessons_of_file(file, objective)?);
         }
         for set in &request.expert {
             let of_gold = self.lessons_of_gold(request, set)?.into_iter();
@@ -66,7 +67,8 @@ impl Studio {
         if all.is_empty() {
             return Err(StudioError::Invalid(
                 "there is nothing to learn: no finished episode has a good outcome and, for dpo and prm, a state with \
-                 candidates above 0.75 and below 0.5; and no question of a set that teaches has a known way"
+                 candidates above 0.75 and below 0.5; no file has a state with good and bad steps; and no question of \
+                 a set that teaches has a known way"
                     .into(),
             ));
         }
@@ -199,15 +201,10 @@ fn refuse_test(labelled: &LabelledQuestion) -> Result<()> {
     }
 }
 
-fn lessons_of_file(path: &Path) -> Result<Vec<Lesson>> {
+fn lessons_of_file(path: &Path, objective: Objective) -> Result<Vec<Lesson>> {
     let text = std::fs::read_to_string(path).map_err(StudioError::file("read", path))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(idx, line)| {
-            from_trl(line)
-                .map_err(|message| StudioError::Invalid(format!("{}, line {}: {message}", path.display(), idx + 1)))
-        })
-        .collect()
+    from_trl(&text, objective, Selection::default())
+        .map_err(|(line, message)| StudioError::Invalid(format!("{}, line {line}: {message}", path.display())))
 }
 
 #[cfg(test)]

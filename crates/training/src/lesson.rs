@@ -1,13 +1,12 @@
 //! What episodes teach, as text: states with good actions, and states with better and worse ones. Then as
-//! tokens for a model, or as TRL's JSON lines.
+//! tokens for a model.
 
 use std::path::Path;
 
-use gym::{LabelledQuestion, Message, Prompt, Question, Role, Step, metrics, outcome};
+use gym::{Candidate, LabelledQuestion, Prompt, Question, Step, metrics, outcome};
 use lm::chat::ChatTemplate;
 use lm::gguf::Gguf;
 use lm::tokenizer::Tokenizer;
-use serde_json::{Value, json};
 
 use crate::objective::{Example, Objective};
 use crate::{Result, TrainingError};
@@ -26,15 +25,42 @@ pub struct Lesson {
 impl Lesson {
     /// One good text.
     pub fn new(question: &Question, prompt: Prompt, text: String) -> Lesson {
+        Lesson::imitated(question.id.0.clone(), prompt, vec![Completion::from(text)])
+    }
+
+    /// Every text is good.
+    pub(crate) fn imitated(question: String, prompt: Prompt, completions: Vec<Completion>) -> Lesson {
         Lesson {
-            question: question.id.0.clone(),
+            question,
             prompt,
-            completions: vec![Completion {
-                text,
-                ..Completion::default()
-            }],
+            completions,
             pairs: Vec::new(),
         }
+    }
+
+    /// Each text with a reward that is high enough beside each one whose reward is too low; `None` without both.
+    pub(crate) fn compared(
+        question: String,
+        prompt: Prompt,
+        all: Vec<Completion>,
+        selection: Selection,
+    ) -> Option<Lesson> {
+        let with = |fits: &dyn Fn(f64) -> bool| -> Vec<Completion> {
+            let fitting = all.iter().filter(|completion| completion.reward.is_some_and(fits));
+            fitting.cloned().collect()
+        };
+        let chosen = with(&|reward| reward > selection.chosen_above);
+        let rejected = with(&|reward| reward < selection.rejected_below);
+        let pairs: Vec<_> = (0..chosen.len())
+            .flat_map(|a| (0..rejected.len()).map(move |b| (a, b)))
+            .map(|(a, b)| (a, chosen.len() + b))
+            .collect();
+        (!pairs.is_empty()).then(|| Lesson {
+            question,
+            prompt,
+            completions: [chosen, rejected].concat(),
+            pairs,
+        })
     }
 
     /// With texts that would be worse than the first.
@@ -44,10 +70,7 @@ impl Lesson {
                 continue;
             }
             self.pairs.push((0, self.completions.len()));
-            self.completions.push(Completion {
-                text,
-                ..Completion::default()
-            });
+            self.completions.push(Completion::from(text));
         }
         self
     }
@@ -68,11 +91,20 @@ pub struct Completion {
     pub reward: Option<f64>,
 }
 
+impl From<String> for Completion {
+    fn from(text: String) -> Completion {
+        Completion {
+            text,
+            ..Completion::default()
+        }
+    }
+}
+
 /// Which episodes and candidates are good enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Selection {
-    /// Least outcome of an episode: accuracy where there are options, else token F1 (1 if exact).
-    pub outcome: f64,
+    /// Episodes teach with an outcome above: accuracy where there are options, else token F1 (1 if exact).
+    pub outcome_above: f64,
     /// Candidates with a reward above are chosen.
     pub chosen_above: f64,
     /// Candidates with a reward below are rejected.
@@ -82,7 +114,7 @@ pub struct Selection {
 impl Default for Selection {
     fn default() -> Self {
         Selection {
-            outcome: 0.75,
+            outcome_above: 0.75,
             chosen_above: 0.75,
             rejected_below: 0.5,
         }
@@ -96,58 +128,30 @@ pub fn lessons(labelled: &LabelledQuestion, steps: &[Step], method: Objective, s
         metrics::accuracy(answer, &labelled.question, gold)
             .unwrap_or_else(|| metrics::exact_match(answer, gold).max(metrics::token_f1(answer, gold)))
     };
-    if outcome(steps).0.is_none_or(|answer| score(answer) < selection.outcome) {
+    if outcome(steps)
+        .0
+        .is_none_or(|answer| score(answer) <= selection.outcome_above)
+    {
         return Vec::new();
     }
     let of_step = |step: &Step| {
-        let prompt = step.prompt.clone()?;
-        let completion = |idx: usize| {
-            let candidate = &step.candidates[idx];
-            Completion {
-                text: candidate.text.clone(),
-                token_ids: candidate.token_ids.clone(),
-                reward: candidate.reward,
-            }
+        let (question, prompt) = (labelled.question.id.0.clone(), step.prompt.clone()?);
+        let completion = |candidate: &Candidate| Completion {
+            text: candidate.text.clone(),
+            token_ids: candidate.token_ids.clone(),
+            reward: candidate.reward,
         };
-        let reward = |idx: usize| step.candidates[idx].reward;
-        let (completions, pairs) = match method {
+        match method {
             Objective::Sft => {
-                let good = reward(step.chosen).is_none_or(|reward| reward > selection.chosen_above);
-                let learnt = good && !step.action().is_malformed();
-                (
-                    learnt.then(|| completion(step.chosen)).into_iter().collect::<Vec<_>>(),
-                    Vec::new(),
-                )
+                let chosen = completion(&step.candidates[step.chosen]);
+                let good = chosen.reward.is_none_or(|reward| reward > selection.chosen_above);
+                (good && !step.action().is_malformed()).then(|| Lesson::imitated(question, prompt, vec![chosen]))
             }
             Objective::Dpo { .. } | Objective::Prm { .. } => {
-                let all = 0..step.candidates.len();
-                let chosen: Vec<usize> = all
-                    .clone()
-                    .filter(|&idx| reward(idx).is_some_and(|r| r > selection.chosen_above))
-                    .collect();
-                let rejected: Vec<usize> = all
-                    .filter(|&idx| reward(idx).is_some_and(|r| r < selection.rejected_below))
-                    .collect();
-                if chosen.is_empty() || rejected.is_empty() {
-                    return None;
-                }
-                let pairs = (0..chosen.len())
-                    .flat_map(|a| (0..rejected.len()).map(move |b| (a, b)))
-                    .map(|(a, b)| (a, chosen.len() + b))
-                    .collect();
-                (
-                    chosen.iter().chain(&rejected).map(|&idx| completion(idx)).collect(),
-                    pairs,
-                )
+                let all = step.candidates.iter().map(completion).collect();
+                Lesson::compared(question, prompt, all, selection)
             }
-        };
-        let question = labelled.question.id.0.clone();
-        (!completions.is_empty() || !pairs.is_empty()).then_some(Lesson {
-            question,
-            prompt,
-            completions,
-            pairs,
-        })
+        }
     };
     steps.iter().filter_map(of_step).collect()
 }
@@ -207,106 +211,4 @@ impl Encoder {
             pairs: lesson.pairs.clone(),
         })
     }
-}
-
-/// TRL's conversational lines of a lesson: `messages` per completion, or `prompt`, `chosen`, `rejected`
-/// per pair.
-pub fn to_trl(lesson: &Lesson) -> Vec<Value> {
-    let assistant = |idx: usize| json!({"role": "assistant", "content": lesson.completions[idx].text});
-    let prompt: Vec<Value> = lesson.prompt.messages.iter().map(|message| json!(message)).collect();
-    if lesson.pairs.is_empty() {
-        let line = |idx: usize| {
-            let messages: Vec<Value> = prompt.iter().cloned().chain([assistant(idx)]).collect();
-            json!({"messages": messages, "question": lesson.question})
-        };
-        return (0..lesson.completions.len()).map(line).collect();
-    }
-    let line = |&(chosen, rejected): &(usize, usize)| {
-        json!({
-            "prompt": prompt,
-            "chosen": [assistant(chosen)],
-            "rejected": [assistant(rejected)],
-            "question": lesson.question,
-        })
-    };
-    lesson.pairs.iter().map(line).collect()
-}
-
-/// TRL's stepwise supervision of an episode: the question, its actions, and whether each was good.
-pub fn to_trl_stepwise(labelled: &LabelledQuestion, steps: &[Step], selection: Selection) -> Value {
-    let chosen = || {
-        steps
-            .iter()
-            .filter(|step| step.prompt.is_some())
-            .map(|step| &step.candidates[step.chosen])
-    };
-    json!({
-        "prompt": labelled.question.text,
-        "completions": chosen().map(|candidate| candidate.text.as_str()).collect::<Vec<_>>(),
-        "labels": chosen().map(|candidate| candidate.reward.is_some_and(|r| r > selection.chosen_above)).collect::<Vec<_>>(),
-        "rewards": chosen().map(|candidate| candidate.reward).collect::<Vec<_>>(),
-        "question": labelled.question.id.0,
-    })
-}
-
-/// Reads one of TRL's lines: `messages`; `prompt` and `completion`; or `prompt`, `chosen` and `rejected`.
-/// Each part is a list of messages or a string, which stands for one message. Errors say what is wrong.
-pub fn from_trl(line: &str) -> std::result::Result<Lesson, String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let messages = |key: &str, role: Role| -> std::result::Result<Vec<Message>, String> {
-        match &value[key] {
-            Value::String(text) => Ok(vec![Message {
-                role,
-                content: text.clone(),
-            }]),
-            list @ Value::Array(_) => serde_json::from_value(list.clone()).map_err(|error| format!("`{key}`: {error}")),
-            _ => Err(format!("`{key}` is neither a text nor a list of messages")),
-        }
-    };
-    let answer = |key: &str| match messages(key, Role::Assistant)?.as_slice() {
-        [
-            Message {
-                role: Role::Assistant,
-                content,
-            },
-        ] => Ok(Completion {
-            text: content.clone(),
-            ..Completion::default()
-        }),
-        _ => Err(format!("`{key}` is not one message of the assistant")),
-    };
-    let (prompt, completions, pairs) = if value.get("messages").is_some() {
-        let mut all = messages("messages", Role::User)?;
-        match all.pop() {
-            Some(Message {
-                role: Role::Assistant,
-                content,
-            }) if !all.is_empty() => (
-                all,
-                vec![Completion {
-                    text: content,
-                    ..Completion::default()
-                }],
-                Vec::new(),
-            ),
-            _ => return Err("`messages` does not end with an answer of the assistant".into()),
-        }
-    } else if value.get("chosen").is_some() {
-        let completions = vec![answer("chosen")?, answer("rejected")?];
-        (messages("prompt", Role::User)?, completions, vec![(0, 1)])
-    } else {
-        (messages("prompt", Role::User)?, vec![answer("completion")?], Vec::new())
-    };
-    let prompt = Prompt { messages: prompt };
-    let question = match &value["question"] {
-        Value::String(question) => question.clone(),
-        // Lines of one prompt belong together.
-        _ => serde_json::to_string(&prompt).unwrap_or_default(),
-    };
-    Ok(Lesson {
-        question,
-        prompt,
-        completions,
-        pairs,
-    })
 }

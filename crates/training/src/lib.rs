@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod rewarder;
 pub mod supporting;
 pub mod train;
+pub mod trl;
 mod vocabulary;
 pub mod workload;
 

@@ -9,10 +9,11 @@ use training::TrainingError;
 use training::adapter::{Adapter, AdapterConfig};
 use training::base::{Base, Part};
 use training::factor::Arithmetic;
-use training::lesson::{Encoder, from_trl};
+use training::lesson::{Encoder, Selection};
 use training::network::Dropout;
 use training::objective::{Batch, Example, Objective, log_probability, rewards};
 use training::train::{StepReport, Trained, TrainingConfig, split, train};
+use training::trl::from_trl;
 
 /// In f32 whatever the machine has: slopes are differences of close numbers.
 fn base() -> Base {
@@ -233,11 +234,9 @@ fn fast_arithmetic_agrees_with_f32_on_a_real_model() {
         return;
     };
     let encoder = Encoder::open(Path::new(&model)).unwrap();
-    let lesson = |line: &str| encoder.example(&from_trl(line).unwrap()).unwrap();
-    let example = lesson(
-        r#"{"prompt": "What is the highest mountain of Austria?", "chosen": "Search: highest mountain of Austria",
-            "rejected": "Answer: Vienna"}"#,
-    );
+    let pair = r#"{"prompt": "What is the highest mountain of Austria?", "chosen": "Search: highest mountain of Austria", "rejected": "Answer: Vienna"}"#;
+    let lessons = from_trl(pair, OBJECTIVES[1], Selection::default()).unwrap();
+    let example = encoder.example(&lessons[0]).unwrap();
     for objective in [OBJECTIVES[1], OBJECTIVES[2], Objective::Sft] {
         let mut example = example.clone();
         if objective == Objective::Sft {

@@ -4,14 +4,22 @@ use std::path::PathBuf;
 
 use gym::{Gold, Message, Prompt, Role, SubQuestion};
 use training::expert::{Hop, hops};
-use training::lesson::{Completion, Lesson, from_trl, to_trl};
+use training::lesson::{Completion, Lesson, Selection};
+use training::objective::Objective;
 use training::rewarder::Rewarder;
+use training::trl::{from_trl, to_trl};
 
 fn completion(text: &str) -> Completion {
     Completion {
         text: text.into(),
         ..Completion::default()
     }
+}
+
+const PRM: Objective = Objective::Prm { centre: 0.01 };
+
+fn read(text: &str, method: Objective) -> Result<Vec<Lesson>, (usize, String)> {
+    from_trl(text, method, Selection::default())
 }
 
 fn prompt() -> Prompt {
@@ -35,16 +43,49 @@ fn lessons_survive_trls_lines() {
     for lesson in [lesson(&["A"], vec![]), lesson(&["good", "bad"], vec![(0, 1)])] {
         let lines = to_trl(&lesson);
         assert_eq!(lines.len(), 1);
-        assert_eq!(from_trl(&lines[0].to_string()), Ok(lesson));
+        assert_eq!(read(&lines[0].to_string(), Objective::Sft), Ok(vec![lesson]));
     }
     for bad in [
         "{",
         "{}",
         r#"{"messages": []}"#,
         r#"{"prompt": "a", "chosen": 3, "rejected": "b"}"#,
+        r#"{"prompt": "a", "completions": ["b", "c"], "labels": [true]}"#,
+        r#"{"prompt": "a", "completions": ["b"], "labels": ["yes"]}"#,
+        r#"{"prompt": [], "completions": ["b"], "labels": [true]}"#,
     ] {
-        assert!(from_trl(bad).is_err(), "{bad}");
+        let good = r#"{"prompt": "a", "completion": "b"}"#;
+        let (line, _) = read(&format!("{good}\n\n{bad}"), PRM).unwrap_err();
+        assert_eq!(line, 3, "{bad}");
     }
+}
+
+/// Two ways as trl-lib/math_shepherd writes them: they share a step, and part after it.
+const WAYS: &str = r#"{"prompt": "2 + 3 * 4?", "completions": ["3 * 4 = 12.", "2 + 12 = 14."], "labels": [true, true]}
+{"prompt": "2 + 3 * 4?", "completions": ["3 * 4 = 12.", "2 + 12 = 15."], "labels": [true, false]}
+{"prompt": "1 + 1?", "completions": ["1 + 1 = 3."], "labels": [false]}"#;
+
+#[test]
+fn labelled_steps_are_imitated_where_good_and_compared_where_ways_part() {
+    let told = |lesson: &Lesson| -> (String, Vec<String>) {
+        let texts = lesson.completions.iter().map(|completion| completion.text.clone());
+        (lesson.prompt.messages[0].content.clone(), texts.collect())
+    };
+    let told = |method| read(WAYS, method).unwrap().iter().map(told).collect::<Vec<_>>();
+    let state = |prompt: &str, texts: &[&str]| -> (String, Vec<String>) {
+        (prompt.into(), texts.iter().map(|text| (*text).into()).collect())
+    };
+    let (first, second) = ("2 + 3 * 4?", "2 + 3 * 4?\n3 * 4 = 12.");
+    assert_eq!(
+        told(Objective::Sft),
+        [state(first, &["3 * 4 = 12."]), state(second, &["2 + 12 = 14."])]
+    );
+    assert_eq!(told(PRM), [state(second, &["2 + 12 = 14.", "2 + 12 = 15."])]);
+    let lessons = read(WAYS, PRM).unwrap();
+    assert_eq!(lessons[0].pairs, [(0, 1)]);
+    // States of one way are held out together.
+    let all = read(WAYS, Objective::Sft).unwrap();
+    assert_eq!(all[0].question, all[1].question);
 }
 
 #[test]
