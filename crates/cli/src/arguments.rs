@@ -7,6 +7,20 @@ use studio::bench::BenchOptions;
 use studio::view::AgentSettings;
 use studio::{Format, JudgeSpec, TrainRequest};
 
+const AGENTS: [&str; 6] = ["direct", "cot", "rag", "react", "search-o1", "research"];
+
+const FORMATS: [&str; 9] = [
+    "auto",
+    "jsonl",
+    "csv",
+    "text-folder",
+    "beir",
+    "medrag",
+    "hotpotqa",
+    "2wiki",
+    "musique",
+];
+
 #[derive(Parser)]
 #[command(name = "rag-gym", version, about = "Search agents, offline: ask, run, evaluate")]
 pub struct Arguments {
@@ -201,8 +215,7 @@ pub enum CorpusCommand {
         path: PathBuf,
         #[arg(long)]
         name: String,
-        /// auto, jsonl, csv, text-folder, beir, medrag, hotpotqa, 2wiki or musique
-        #[arg(long, default_value = "auto")]
+        #[arg(long, default_value = "auto", value_parser = FORMATS)]
         format: String,
     },
     List,
@@ -223,7 +236,7 @@ pub enum QuestionsCommand {
         /// The corpus these questions are asked of
         #[arg(long)]
         corpus: Option<String>,
-        #[arg(long, default_value = "auto")]
+        #[arg(long, default_value = "auto", value_parser = FORMATS)]
         format: String,
         /// Only the questions that their publisher puts into this part, such as dev
         #[arg(long)]
@@ -342,7 +355,8 @@ pub struct TrainOptions {
     /// Whose rewards of those runs dpo and prm learn from, as in `agreement` [default: each run's own]
     #[arg(long, requires = "from")]
     judge: Option<String>,
-    /// Files of TRL's JSON lines: messages, prompt and completion, or prompt, chosen and rejected
+    /// Files of TRL's JSON lines: messages; prompt and completion; prompt, chosen and rejected; or prompt, completions
+    /// and labels
     #[arg(long, value_delimiter = ',')]
     data: Vec<PathBuf>,
     /// Question sets whose gold evidence teaches: dpo and prm learn from what a careless agent would do instead
@@ -363,7 +377,7 @@ pub struct TrainOptions {
     #[arg(long, requires = "expert", default_value_t = 0)]
     clozes: u32,
     /// Agents that the gold evidence is shown to
-    #[arg(long, value_delimiter = ',', default_value = "search-o1")]
+    #[arg(long, value_delimiter = ',', default_value = "search-o1", value_parser = AGENTS)]
     agents: Vec<String>,
     /// Where the expert searches [default: the question set's]
     #[arg(long)]
@@ -377,10 +391,12 @@ pub struct TrainOptions {
     /// Name of the new model
     #[arg(long)]
     out: String,
-    #[arg(long, default_value_t = 16)]
+    /// Of a new adapter; one to go on from keeps its rank, alpha and targets
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     rank: u32,
-    #[arg(long, default_value_t = 32.0)]
-    alpha: f32,
+    /// The change is scaled by alpha / rank [default: twice the rank]
+    #[arg(long)]
+    alpha: Option<f32>,
     /// Projections to train: q, k, v, o, gate, up, down, or all
     #[arg(long, value_delimiter = ',', default_value = "q,k,v")]
     targets: Vec<String>,
@@ -439,7 +455,7 @@ impl TrainOptions {
             base: self.base,
             out: self.out,
             rank: self.rank,
-            alpha: self.alpha,
+            alpha: self.alpha.unwrap_or(2.0 * self.rank as f32),
             targets: self.targets,
             learning_rate: self.lr,
             schedule: self.schedule,
@@ -462,8 +478,7 @@ impl TrainOptions {
 pub struct AgentOptions {
     #[arg(long)]
     corpus: String,
-    /// direct, cot, rag, react, search-o1 or research
-    #[arg(long)]
+    #[arg(long, value_parser = AGENTS)]
     agent: String,
     #[arg(long, default_value = studio::DEFAULT_MODEL)]
     model: String,

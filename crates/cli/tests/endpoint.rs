@@ -197,3 +197,43 @@ fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() 
         "{merged}"
     );
 }
+
+#[test]
+fn a_run_whose_server_is_gone_fails_and_says_what_to_do() {
+    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
+        eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    json(home, &["setup"]);
+    // Nobody listens at the discard port.
+    let add = [
+        "endpoint",
+        "add",
+        "gone",
+        "--url",
+        "http://127.0.0.1:9/v1",
+        "--model",
+        "m",
+    ];
+    json(home, &[&add[..], &["--context", "2048"]].concat());
+    let run = ["run", "--questions", "factbook-dev", "--limit", "2", "--workers", "2"];
+    let agent = [
+        "--corpus", "factbook", "--agent", "direct", "--model", "gone", "--prompt", "compact",
+    ];
+    let failed = output(home, None, &[&run[..], &agent].concat());
+    let error = String::from_utf8(failed.stderr).unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{error}");
+    let last = error.trim().lines().last().unwrap();
+    assert!(
+        last.contains("none of the 2 questions") && last.contains("127.0.0.1:9"),
+        "{error}"
+    );
+    let runs = json(home, &["runs", "list"]);
+    assert_eq!(
+        (&runs[0]["status"], &runs[0]["failed"]),
+        (&"failed".into(), &2.into()),
+        "{runs}"
+    );
+}

@@ -224,7 +224,8 @@ mod tests {
         let (_dir, store) = testing::empty();
         let broken = passages(2).into_iter().map(Ok).chain([Err("line 3 is cut")]);
         let error = store.create_corpus("wiki", "jsonl", "t", broken).unwrap_err();
-        assert_eq!(error.to_string(), "importing `wiki`: record 3: line 3 is cut");
+        assert_eq!(error.to_string(), "importing `wiki`: record 3");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "line 3 is cut");
         let twice = passages(2).into_iter().chain(passages(1)).map(Ok::<_, String>);
         assert!(matches!(
             store.create_corpus("wiki", "jsonl", "t", twice),

@@ -23,7 +23,7 @@ pub enum Error {
     ReadOnly { attempted: String, source: rusqlite::Error },
     #[error("{attempted}: another program is writing to the database")]
     Busy { attempted: String, source: rusqlite::Error },
-    #[error("{attempted}: {source}")]
+    #[error("{attempted}")]
     Sql { attempted: String, source: rusqlite::Error },
     #[error("no {what} `{name}`")]
     NotFound { what: &'static str, name: String },
@@ -35,7 +35,7 @@ pub enum Error {
         name: String,
         by: Vec<String>,
     },
-    #[error("importing `{name}`: record {record}: {source}")]
+    #[error("importing `{name}`: record {record}")]
     Import {
         name: String,
         record: u64,

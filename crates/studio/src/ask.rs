@@ -99,7 +99,7 @@ impl Observer for Recorder<'_> {
             Event::StepFinished(step) => {
                 self.keep(step).map_err(|error| EngineError::Failed {
                     engine: "store".into(),
-                    message: error.to_string(),
+                    message: gym::chain(&error),
                 })?;
                 AskEvent::StepFinished {
                     step: show::step(step, self.judge, self.gold()),

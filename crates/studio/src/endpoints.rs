@@ -53,7 +53,7 @@ impl Studio {
                 parameters = served.parameters.unwrap_or(0);
             }
             Err(_) if cancel.is_cancelled() => return Err(StudioError::Cancelled),
-            Err(error) => notes.push(error.to_string()),
+            Err(error) => notes.push(gym::chain(&error)),
         }
         self.store().put_model(&store::Model {
             name: name.into(),

@@ -18,7 +18,7 @@ pub enum StudioError {
     Invalid(String),
     #[error("`{name}` is at work in {whom}")]
     Busy { name: String, whom: String },
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     File {
         action: &'static str,
         path: PathBuf,

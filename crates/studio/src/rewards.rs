@@ -56,7 +56,7 @@ impl RewardModel for TrainedReward {
         };
         scored.map_err(|error| EngineError::Failed {
             engine: self.id.clone(),
-            message: error.to_string(),
+            message: gym::chain(&error),
         })
     }
 }

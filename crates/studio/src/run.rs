@@ -285,7 +285,20 @@ impl Studio {
         });
         match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => self.refuse_nothing_finished(run),
+        }
+    }
+
+    /// A run none of whose questions could be played has no result: its server does not answer, say.
+    fn refuse_nothing_finished(&self, run: &str) -> Result<()> {
+        let episodes = self.store().episodes(run)?;
+        let finished = episodes.iter().any(|episode| episode.status == EpisodeStatus::Finished);
+        match episodes.iter().find_map(|episode| episode.error.as_deref()) {
+            Some(error) if !finished => Err(StudioError::Invalid(format!(
+                "none of the {} questions of run `{run}` could be played; mend this, then resume it: {error}",
+                episodes.len()
+            ))),
+            _ => Ok(()),
         }
     }
 
