@@ -31,6 +31,7 @@ async fn a_newcomer_asks_a_researcher_runs_and_compares_and_a_presenter_shows() 
     teaching::train(&window).await?;
     let judged = teaching::annotate(&window).await?;
     teaching::rewards_side_by_side(&window, &judged).await?;
+    teaching::preference_forms(&window).await?;
     everywhere(&window).await?;
     let barriers = window.barriers.borrow().join("\n");
     ensure!(barriers.is_empty(), "barriers:\n{barriers}");

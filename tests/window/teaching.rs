@@ -242,3 +242,35 @@ pub async fn rewards_side_by_side(window: &Window, question: &str) -> Result<()>
     window.inspect("episode-rewards").await?;
     window.press("w").await
 }
+
+/// A judged run teaches a preference or a reward model without gold evidence, unless a person asks for that too.
+pub async fn preference_forms(window: &Window) -> Result<()> {
+    window.press("5").await?;
+    window.find("training-row").await?;
+    window.press("n").await?;
+    window.click("method-dpo").await?;
+    ensure!(window.text("train-command").await?.contains("--expert factbook-train"));
+    window
+        .script("[...document.querySelectorAll('label:has([data-testid=train-run])')].find((run) => run.innerText.includes('paused')).click()")
+        .await?;
+    window.find("train-judge").await?;
+    window.choose("train-judge", "evidence").await?;
+    let command = window.text("train-command").await?;
+    for part in ["train dpo --from ", "--judge evidence", "--beta 0.1", "--out dpo-1"] {
+        ensure!(command.contains(part), "the command: {command}");
+    }
+    ensure!(!command.contains("--expert"), "the command: {command}");
+    window.inspect("train-form-dpo").await?;
+    window.click("method-prm").await?;
+    window.click("expert-factbook-train").await?;
+    let command = window.text("train-command").await?;
+    for part in [
+        "train prm --from ",
+        "--expert factbook-train",
+        "--centre 0.01",
+        "--out prm-1",
+    ] {
+        ensure!(command.contains(part), "the command: {command}");
+    }
+    window.inspect("train-form-prm").await
+}
