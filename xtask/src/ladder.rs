@@ -154,10 +154,12 @@ impl Rung {
 }
 
 const USAGE: &str =
-    "usage: cargo xtask ladder [--quick] [--policy NAME] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
+    "usage: cargo xtask ladder [--quick] [--policy NAME] [--expert N] [--seeds N] [--agents A,B] [--data FOLDER [--sets A,B]]
 
   --quick         from nothing, within minutes: shows that every stage works
   --policy NAME   a trained one in place of SFT's, as the searcher that comes with the program: an hour less
+  --expert N      so many questions of each training set taught the policy, or will; judged runs ask those after them
+                  [default: 400]
   --data FOLDER   beside the built-in world: sets whose NAME_corpus.jsonl, NAME_train.jsonl and NAME_dev.jsonl lie there
   --sets A,B      their names [default: 2wiki,hotpotqa,musique]";
 
@@ -183,7 +185,7 @@ struct Questions {
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut plan = FULL;
     let (mut data, mut names) = (None, "2wiki,hotpotqa,musique".to_owned());
-    let (mut policy, mut seeds, mut agents) = (None, None, None);
+    let (mut policy, mut expert, mut seeds, mut agents) = (None, None, None, None);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || {
@@ -194,6 +196,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         match argument.as_str() {
             "--quick" => plan = QUICK,
             "--policy" => policy = Some(value()?),
+            "--expert" => expert = Some(value()?.parse().context("--expert is a number")?),
             "--seeds" => seeds = Some(value()?.parse().context("--seeds is a number")?),
             "--agents" => agents = Some(value()?),
             "--data" => data = Some(PathBuf::from(value()?)),
@@ -202,6 +205,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         }
     }
     plan.seeds = seeds.unwrap_or(plan.seeds);
+    plan.expert = expert.unwrap_or(plan.expert);
     let agents = agents.map_or_else(
         || plan.agents.iter().map(|agent| (*agent).to_owned()).collect(),
         |list| list.split(',').map(str::to_owned).collect(),
