@@ -62,7 +62,7 @@ pub async fn train(window: &Window) -> Result<()> {
     window.holds(&format!("{STATE} === 'finished'"), PATIENCE).await?;
     let best = window.text("train-best").await?;
     ensure!(
-        best.parse::<f64>().is_ok_and(|loss| loss > 0.0),
+        best.replace('−', "-").parse::<f64>().is_ok_and(|loss| loss > 0.0),
         "the best held-out loss: {best}"
     );
     // Every step once, as if it had never been paused; by keys, the numbers behind the charts.
