@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use studio::bench::BenchOptions;
 use studio::view::AgentSettings;
-use studio::{Format, JudgeSpec, TrainRequest};
-
-const AGENTS: [&str; 6] = ["direct", "cot", "rag", "react", "search-o1", "research"];
+use studio::{AgentKind, Format, JudgeSpec, TrainRequest};
 
 const FORMATS: [&str; 9] = [
     "auto",
@@ -377,7 +376,7 @@ pub struct TrainOptions {
     #[arg(long, requires = "expert", default_value_t = 0)]
     clozes: u32,
     /// Agents that the gold evidence is shown to
-    #[arg(long, value_delimiter = ',', default_value = "search-o1", value_parser = AGENTS)]
+    #[arg(long, value_delimiter = ',', default_value = "search-o1", value_parser = agents())]
     agents: Vec<String>,
     /// Where the expert searches [default: the question set's]
     #[arg(long)]
@@ -478,7 +477,7 @@ impl TrainOptions {
 pub struct AgentOptions {
     #[arg(long)]
     corpus: String,
-    #[arg(long, value_parser = AGENTS)]
+    #[arg(long, value_parser = agents())]
     agent: String,
     #[arg(long, default_value = studio::DEFAULT_MODEL)]
     model: String,
@@ -538,6 +537,10 @@ impl AgentOptions {
             select: self.select,
         }
     }
+}
+
+fn agents() -> PossibleValuesParser {
+    AgentKind::ALL.map(AgentKind::name).into()
 }
 
 fn judge(text: &str) -> Result<String, studio::StudioError> {

@@ -38,13 +38,21 @@ fn json(home: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Whether the built-in model is at hand; says so where it is not.
+fn has_bundle() -> bool {
+    let found = std::env::var_os("RAG_GYM_BUNDLE").is_some();
+    if !found {
+        eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+    }
+    found
+}
+
 const QUESTION: &str = "What is the capital of the country whose highest point is Grossglockner?";
 
 #[test]
 fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environment() {
     let Some((server, _)) = server() else { return };
-    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
-        eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+    if !has_bundle() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -150,8 +158,7 @@ fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environm
 #[test]
 fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() {
     let Some((server, _)) = server() else { return };
-    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
-        eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+    if !has_bundle() {
         return;
     }
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -200,8 +207,7 @@ fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() 
 
 #[test]
 fn a_run_whose_server_is_gone_fails_and_says_what_to_do() {
-    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
-        eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+    if !has_bundle() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

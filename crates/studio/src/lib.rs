@@ -51,7 +51,7 @@ pub use endpoints::AddedEndpoint;
 pub use error::StudioError;
 pub use evaluate::{Evaluation, Metric};
 pub use export::{Exported, Format};
-pub use gym::Cancel;
+pub use gym::{AgentKind, Cancel};
 pub use human::{AgreementView, HumanState, HumanView, VerdictView};
 pub use judges::{Annotation, JudgeAgreement, JudgeSpec};
 pub use lm::endpoint;
