@@ -1,16 +1,22 @@
 //! The decoder's arithmetic on a graphics card, by candle's tensors.
 //!
 //! Matrices are unpacked, adapters added to them, and kept there as bfloat16 numbers; what a layer adds to is kept
-//! as 32-bit floats. Keys and values lie in pages of 64 tokens of one tensor for each layer; a batch gathers the
+//! as 32-bit floats. Keys and values lie in pages of 64 tokens of two tensors for each layer; a batch gathers the
 //! pages of its sequences, so candidates share those of their prompt. Unlike on the processor, a token's last bits
 //! may depend on its company.
+//!
+//! A small model's step is short enough that a card mostly waits to be told what comes next, so what matters is how
+//! many operations a layer has: about thirty.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Result, Tensor};
+use candle_nn::ops::{rms_norm, softmax_last_dim};
+use candle_nn::rotary_emb::rope_thd;
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Linear as Matrix};
+use crate::kernels::Curve;
 use crate::kernels::attention::{BLOCK, Span};
 
 /// Pages of a new cache; it grows by doubling.
@@ -57,7 +63,7 @@ pub struct Accelerator {
 
 struct Layer {
     attention_norm: Tensor,
-    /// Queries, keys and values.
+    /// Queries, scaled as attention wants them, keys and values.
     qkv: Linear,
     /// Of each head of the queries and the keys.
     head_norms: Option<[Tensor; 2]>,
@@ -80,7 +86,7 @@ pub struct Pages {
     device: Device,
     dtype: DType,
     layers: usize,
-    /// Numbers of one token's keys and values in a layer.
+    /// Numbers of one token's keys in a layer, and as many of its values.
     width: usize,
     state: Mutex<State>,
 }
@@ -89,8 +95,8 @@ pub struct Pages {
 /// when the next batch comes, which may say that it failed.
 #[derive(Default)]
 struct State {
-    /// One for each layer: (pages that there is room for * 64, width).
-    layers: Vec<Tensor>,
+    /// Keys and values of each layer: (pages that there is room for * 64, width) each.
+    layers: Vec<[Tensor; 2]>,
     /// Pages that were ever taken.
     pages: u32,
     free: Vec<u32>,
@@ -109,11 +115,11 @@ struct Batch {
     pages: Arc<Pages>,
     /// Where each row's keys and values go: (rows, width).
     slots: Tensor,
-    /// For each rotary, cosines and sines of every row: (rows, 1, frequencies) each.
+    /// For each rotary, cosines and sines of every row: (rows, frequencies) each.
     turns: Vec<[Tensor; 2]>,
     groups: Vec<Group>,
-    /// Brings the groups' rows, one group after the other, into the batch's order.
-    order: Tensor,
+    /// Brings the groups' rows, one group after the other, into the batch's order; of several groups only.
+    order: Option<Tensor>,
 }
 
 /// Sequences that are attended to at once.
@@ -121,8 +127,8 @@ struct Group {
     sequences: usize,
     /// New tokens of each.
     tokens: usize,
-    /// The batch's rows of these sequences.
-    rows: Tensor,
+    /// The batch's rows of these sequences, if there are others.
+    rows: Option<Tensor>,
     /// Tokens of their pages, one sequence after the other, each filled up to the longest.
     seen: Tensor,
     /// For each window that layers have, what a row does not see: (sequences, 1, 1, tokens, seen), 0 or -inf.
@@ -130,7 +136,9 @@ struct Group {
 }
 
 impl Accelerator {
+    /// The decoder's weights on this device.
     pub fn new(decoder: &Decoder, device: &Device) -> Result<Accelerator> {
+        let device = &connection(device)?;
         let dtype = match device.is_cpu() {
             true => DType::F32,
             false => DType::BF16,
@@ -144,10 +152,18 @@ impl Accelerator {
             true => Ok(None),
             false => Ok::<_, candle_core::Error>(Some([vector(&norms[0])?, vector(&norms[1])?])),
         };
-        let linear = |parts: &[&Matrix]| {
+        // The first part's results are scaled.
+        let scaled = |scale: f32, parts: &[&Matrix]| {
             let rows = parts.iter().map(|part| part.dims().0).sum();
-            let weight: Vec<f32> = parts.iter().flat_map(|part| part.unpacked()).collect();
-            let bias: Vec<f32> = parts.iter().flat_map(|part| part.bias().iter().copied()).collect();
+            let mut weight: Vec<f32> = parts.iter().flat_map(|part| part.unpacked()).collect();
+            let mut bias: Vec<f32> = parts.iter().flat_map(|part| part.bias().iter().copied()).collect();
+            let (first_rows, columns) = parts[0].dims();
+            for number in weight[..first_rows * columns]
+                .iter_mut()
+                .chain(bias.iter_mut().take(first_rows))
+            {
+                *number *= scale;
+            }
             Ok::<_, candle_core::Error>(Linear {
                 weight: upload(weight, rows)?.t()?.contiguous()?,
                 bias: match bias.len() == rows {
@@ -156,11 +172,20 @@ impl Accelerator {
                 },
             })
         };
+        let linear = |parts: &[&Matrix]| scaled(1.0, parts);
+        let query_scale = decoder.config.query_scale;
         let layers = decoder.layers.iter().map(|layer| {
+            // Where heads are normalised, the scale goes to what they are multiplied with afterwards.
+            let mut head_norms = (*layer.head_norms).clone();
+            let normalised = !head_norms[0].is_empty();
+            head_norms[0].iter_mut().for_each(|weight| *weight *= query_scale);
             Ok(Layer {
                 attention_norm: vector(&layer.attention_norm)?,
-                qkv: linear(&[&layer.q, &layer.k, &layer.v])?,
-                head_norms: both(&layer.head_norms)?,
+                qkv: scaled(
+                    if normalised { 1.0 } else { query_scale },
+                    &[&layer.q, &layer.k, &layer.v],
+                )?,
+                head_norms: both(&head_norms)?,
                 o: linear(&[&layer.o])?,
                 feed_forward_norm: vector(&layer.feed_forward_norm)?,
                 post_norms: both(&layer.post_norms)?,
@@ -175,7 +200,7 @@ impl Accelerator {
             Some(output) => upload(output, vocabulary)?,
             None => embedding.clone(),
         };
-        Ok(Accelerator {
+        let accelerator = Accelerator {
             layers: layers.collect::<Result<_>>()?,
             embedding,
             output: output.t()?,
@@ -183,7 +208,10 @@ impl Accelerator {
             device: device.clone(),
             dtype,
             config: decoder.config.clone(),
-        })
+        };
+        // Another thread computes, whose work candle does not order after this one's.
+        device.synchronize()?;
+        Ok(accelerator)
     }
 
     pub fn device(&self) -> &Device {
@@ -197,7 +225,7 @@ impl Accelerator {
             device: self.device.clone(),
             dtype: self.dtype,
             layers,
-            width: 2 * heads.kv_heads * heads.dim,
+            width: heads.kv_heads * heads.dim,
             state: Mutex::default(),
         })
     }
@@ -211,17 +239,21 @@ impl Accelerator {
         let mut x = (self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)? * scale)?;
         for (idx, layer) in self.layers.iter().enumerate() {
             let normed = self.normed(&x, &layer.attention_norm)?;
-            let attended = self.attend(idx, layer, &batch, &layer.qkv.apply(&normed, self.dtype)?)?;
-            let added = layer.o.apply(&attended, self.dtype)?;
+            let attended = self.attend(idx, layer, &batch, &layer.qkv.apply(&normed)?)?;
+            let added = layer.o.apply(&attended)?.to_dtype(DType::F32)?;
             x = (x + self.post(added, layer.post_norms.as_ref().map(|norms| &norms[0]))?)?;
 
             let normed = self.normed(&x, &layer.feed_forward_norm)?;
-            let inner = layer.gate_up.apply(&normed, self.dtype)?;
+            let inner = layer.gate_up.apply(&normed)?.to_dtype(DType::F32)?;
             let (gate, up) = (
                 inner.narrow(1, 0, self.config.feed_forward)?,
                 inner.narrow(1, self.config.feed_forward, self.config.feed_forward)?,
             );
-            let added = layer.down.apply(&(self.curved(&gate)? * up)?, self.dtype)?;
+            let gate = match self.config.curve == Curve::GELU {
+                true => gate.gelu()?,
+                false => gate.silu()?,
+            };
+            let added = layer.down.apply(&(gate * up)?)?.to_dtype(DType::F32)?;
             x = (x + self.post(added, layer.post_norms.as_ref().map(|norms| &norms[1]))?)?;
         }
         Ok(x)
@@ -240,9 +272,7 @@ impl Accelerator {
     }
 
     fn normed(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let squares = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (squares + f64::from(self.config.norm_epsilon))?.sqrt()?.recip()?;
-        x.broadcast_mul(&scale)?.broadcast_mul(weight)
+        rms_norm(x, weight, self.config.norm_epsilon)
     }
 
     fn post(&self, added: Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
@@ -250,16 +280,6 @@ impl Accelerator {
             Some(norm) => self.normed(&added, norm),
             None => Ok(added),
         }
-    }
-
-    /// `x * sigmoid(x * (linear + cubic * x * x))`.
-    fn curved(&self, x: &Tensor) -> Result<Tensor> {
-        let (linear, cubic) = self.config.curve.factors();
-        let inner = match cubic {
-            0.0 => (x * f64::from(linear))?,
-            _ => (x * x.sqr()?.affine(f64::from(cubic), f64::from(linear))?)?,
-        };
-        x * (inner.neg()?.exp()? + 1.0)?.recip()?
     }
 
     fn batch(&self, spans: &[Span]) -> Result<Batch> {
@@ -285,7 +305,7 @@ impl Accelerator {
                     .iter()
                     .flat_map(|at| rotary.frequencies.iter().map(move |f| at * f))
             };
-            let shape = (positions.len(), 1, rotary.frequencies.len());
+            let shape = (positions.len(), rotary.frequencies.len());
             let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, shape, &self.device);
             Ok([
                 tensor(angles().map(|angle| angle.cos() * rotary.scale).collect())?,
@@ -303,9 +323,13 @@ impl Accelerator {
             order[row as usize] = place as u32;
         }
         let groups = members.iter().map(|members| self.group(members, spans, &rows_of));
+        let groups: Vec<Group> = groups.collect::<Result<_>>()?;
         Ok(Batch {
-            groups: groups.collect::<Result<_>>()?,
-            order: Tensor::new(order, &self.device)?,
+            order: match groups.len() {
+                1 => None,
+                _ => Some(Tensor::new(order, &self.device)?),
+            },
+            groups,
             slots: Tensor::new(&slots[..], &self.device)?
                 .unsqueeze(1)?
                 .broadcast_as((slots.len(), pages.width))?
@@ -343,7 +367,10 @@ impl Accelerator {
         Ok(Group {
             sequences: members.len(),
             tokens,
-            rows: Tensor::new(rows, &self.device)?,
+            rows: match members.len() == spans.len() {
+                true => None,
+                false => Some(Tensor::new(rows, &self.device)?),
+            },
             seen: Tensor::new(seen, &self.device)?,
             masks,
         })
@@ -352,61 +379,65 @@ impl Accelerator {
     /// Writes the rows' keys and values and attends to all that their sequences have: (rows, heads * dim).
     fn attend(&self, idx: usize, layer: &Layer, batch: &Batch, qkv: &Tensor) -> Result<Tensor> {
         let heads = self.config.heads;
+        let (kv_heads, dim, shared) = (heads.kv_heads, heads.dim, heads.group());
         let (n, view) = (qkv.dim(0)?, self.config.views[idx]);
-        let part = |from: usize, count: usize| {
-            qkv.narrow(1, from * heads.dim, count * heads.dim)?
-                .contiguous()?
-                .reshape((n, count, heads.dim))
+        let both = qkv.narrow(1, 0, (heads.heads + kv_heads) * dim)?;
+        let both = both.to_dtype(DType::F32)?.contiguous()?.reshape((n, (), dim))?;
+        let both = match &layer.head_norms {
+            Some([query_norm, key_norm]) => {
+                let (q, k) = (both.narrow(1, 0, heads.heads)?, both.narrow(1, heads.heads, kv_heads)?);
+                let q = self.normed(&q.contiguous()?, query_norm)?;
+                Tensor::cat(&[q, self.normed(&k.contiguous()?, key_norm)?], 1)?
+            }
+            None => both,
         };
-        let mut q = part(0, heads.heads)?;
-        let mut k = part(heads.heads, heads.kv_heads)?;
-        let v = part(heads.heads + heads.kv_heads, heads.kv_heads)?;
-        if let Some([query_norm, key_norm]) = &layer.head_norms {
-            (q, k) = (self.normed(&q, query_norm)?, self.normed(&k, key_norm)?);
+        let both = turned(both, &batch.turns[view.rotary])?;
+        let q = both.narrow(1, 0, heads.heads)?;
+        let k = both.narrow(1, heads.heads, kv_heads)?.contiguous()?.flatten_from(1)?;
+        let v = qkv.narrow(1, (heads.heads + kv_heads) * dim, kv_heads * dim)?;
+        let [keys, values] = batch.pages.layer(idx);
+        for (page, new) in [(&keys, k), (&values, v)] {
+            page.scatter_set(&batch.slots, &new.to_dtype(self.dtype)?.contiguous()?, 0)?;
         }
-        let turns = &batch.turns[view.rotary];
-        let q = (turned(&q, turns)? * f64::from(self.config.query_scale))?;
-        let k = turned(&k, turns)?;
-        let kv = Tensor::cat(&[k.flatten_from(1)?, v.flatten_from(1)?], 1)?.to_dtype(self.dtype)?;
-        let all = batch.pages.layer(idx);
-        all.scatter_set(&batch.slots, &kv.contiguous()?, 0)?;
         let attended = batch.groups.iter().map(|group| {
             let Group { sequences, tokens, .. } = *group;
-            let (kv_heads, dim, shared) = (heads.kv_heads, heads.dim, heads.group());
-            let seen = all.index_select(&group.seen, 0)?;
-            let seen = seen.reshape((sequences, (), 2, kv_heads, dim))?;
             // (sequences * kv heads, seen, dim).
-            let side = |of: usize| {
-                seen.i((.., .., of))?
+            let gathered = |page: &Tensor| {
+                page.index_select(&group.seen, 0)?
+                    .reshape((sequences, (), kv_heads, dim))?
                     .transpose(1, 2)?
+                    .to_dtype(DType::F32)?
                     .contiguous()?
-                    .flatten_to(1)?
-                    .to_dtype(DType::F32)
+                    .flatten_to(1)
             };
-            let (keys, values) = (side(0)?, side(1)?);
-            let queries = q
-                .index_select(&group.rows, 0)?
+            let queries = match &group.rows {
+                Some(rows) => q.contiguous()?.index_select(rows, 0)?,
+                None => q.contiguous()?,
+            };
+            let queries = queries
                 .reshape((sequences, tokens, kv_heads, shared, dim))?
                 .permute((0, 2, 3, 1, 4))?
                 .contiguous()?
                 .reshape((sequences * kv_heads, shared * tokens, dim))?;
-            let scores = queries.matmul(&keys.transpose(1, 2)?.contiguous()?)?;
+            let scores = queries.matmul(&gathered(&keys)?.t()?)?;
             let mask = group.masks.iter().find(|(window, _)| *window == view.window);
             let (_, mask) = mask.expect("a mask for each layer's window");
             let scores = scores
                 .reshape((sequences, kv_heads, shared, tokens, ()))?
                 .broadcast_add(mask)?;
-            let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-            let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-            weights
+            softmax_last_dim(&scores)?
                 .reshape((sequences * kv_heads, shared * tokens, ()))?
-                .matmul(&values)?
+                .matmul(&gathered(&values)?)?
                 .reshape((sequences, kv_heads, shared, tokens, dim))?
                 .permute((0, 3, 1, 2, 4))?
                 .contiguous()?
                 .reshape((sequences * tokens, heads.heads * dim))
         });
-        Tensor::cat(&attended.collect::<Result<Vec<_>>>()?, 0)?.index_select(&batch.order, 0)
+        let attended = attended.collect::<Result<Vec<_>>>()?;
+        match &batch.order {
+            Some(order) => Tensor::cat(&attended, 0)?.index_select(order, 0),
+            None => Ok(attended.into_iter().next().expect("a batch has a group")),
+        }
     }
 }
 
@@ -422,14 +453,14 @@ impl Pages {
     }
 
     pub fn bytes_per_page(&self) -> usize {
-        self.layers * BLOCK * self.width * self.dtype.size_in_bytes()
+        2 * self.layers * BLOCK * self.width * self.dtype.size_in_bytes()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn layer(&self, idx: usize) -> Tensor {
+    fn layer(&self, idx: usize) -> [Tensor; 2] {
         self.state().layers[idx].clone()
     }
 
@@ -437,22 +468,26 @@ impl Pages {
     fn settle(&self) -> Result<()> {
         let mut state = self.state();
         let room = match state.layers.first() {
-            Some(layer) => layer.dim(0)? / BLOCK,
+            Some([keys, _]) => keys.dim(0)? / BLOCK,
             None => 0,
         };
         if (state.pages as usize) > room {
             let more = (state.pages as usize - room).max(room).max(FIRST_PAGES);
-            let grown = (0..self.layers).map(|idx| {
+            let grown = |old: Option<&Tensor>| {
                 let new = Tensor::zeros((more * BLOCK, self.width), self.dtype, &self.device)?;
-                match state.layers.get(idx) {
+                match old {
                     Some(old) => Tensor::cat(&[old, &new], 0),
                     None => Ok(new),
                 }
+            };
+            let layers = (0..self.layers).map(|idx| {
+                let old = state.layers.get(idx);
+                Ok([grown(old.map(|[keys, _]| keys))?, grown(old.map(|[_, values]| values))?])
             });
-            state.layers = grown.collect::<Result<_>>()?;
+            state.layers = layers.collect::<Result<_>>()?;
         }
         for &(from, to) in &state.copies {
-            for layer in &state.layers {
+            for layer in state.layers.iter().flatten() {
                 // A copy of its own: a tensor cannot be written from itself.
                 let page = layer.narrow(0, from as usize * BLOCK, BLOCK)?.copy()?;
                 layer.slice_set(&page, 0, to as usize * BLOCK)?;
@@ -481,26 +516,34 @@ fn slot(span: &Span, position: usize) -> u32 {
 }
 
 /// Turns the heads of (rows, heads, dim): numbers `i` and `i + frequencies` of each together; what is left stays.
-fn turned(x: &Tensor, [cosines, sines]: &[Tensor; 2]) -> Result<Tensor> {
-    let (half, dim) = (cosines.dim(2)?, x.dim(2)?);
-    if half == 0 {
-        return Ok(x.clone());
+fn turned(x: Tensor, [cosines, sines]: &[Tensor; 2]) -> Result<Tensor> {
+    let (turns, dim) = (2 * cosines.dim(1)?, x.dim(2)?);
+    if turns == 0 {
+        return Ok(x);
     }
-    let (first, second) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let a = (first.broadcast_mul(cosines)? - second.broadcast_mul(sines)?)?;
-    let b = (first.broadcast_mul(sines)? + second.broadcast_mul(cosines)?)?;
-    let mut parts = vec![a, b];
-    if dim > 2 * half {
-        parts.push(x.narrow(2, 2 * half, dim - 2 * half)?);
+    let left = dim - turns;
+    let turned = rope_thd(&x.narrow(2, 0, turns)?.contiguous()?.unsqueeze(0)?, cosines, sines)?.squeeze(0)?;
+    match left {
+        0 => Ok(turned),
+        _ => Tensor::cat(&[turned, x.narrow(2, turns, left)?], 2),
     }
-    Tensor::cat(&parts, 2)
+}
+
+/// A connection of a model's own. Candle keeps one cuBLAS handle, and with it one workspace, for each, and a model
+/// computes on a thread of its own: two models that shared one would write over each other's sums.
+fn connection(device: &Device) -> Result<Device> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => Device::new_cuda(gpu_id),
+        DeviceLocation::Cpu | DeviceLocation::Metal { .. } => Ok(device.clone()),
+    }
 }
 
 impl Linear {
-    fn apply(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        let y = x.to_dtype(dtype)?.matmul(&self.weight)?.to_dtype(DType::F32)?;
+    /// (rows, out): numbers of the weight's type, or 32-bit floats where a bias was added.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.to_dtype(self.weight.dtype())?.matmul(&self.weight)?;
         match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
+            Some(bias) => y.to_dtype(DType::F32)?.broadcast_add(bias),
             None => Ok(y),
         }
     }

@@ -27,13 +27,14 @@ pub struct BenchOptions {
     pub instructions: Option<String>,
 }
 
-/// Tokens a second, each measured once, on prompts of random tokens. Floors are what the measured peaks allow.
+/// Tokens a second, each measured once, on prompts of random tokens. Floors are what the processor's measured peaks
+/// allow; a card's have none.
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerateBench {
     pub prefill: Vec<PrefillBench>,
     /// One sequence, greedy, after 256 tokens.
     pub decode_tokens_per_second: f64,
-    pub floor_decode_tokens_per_second: f64,
+    pub floor_decode_tokens_per_second: Option<f64>,
     pub candidates: Vec<CandidatesBench>,
     /// The process's largest memory until here; `None` where the system does not say.
     pub peak_memory_bytes: Option<u64>,
@@ -44,7 +45,7 @@ pub struct GenerateBench {
 pub struct PrefillBench {
     pub tokens: usize,
     pub tokens_per_second: f64,
-    pub floor_tokens_per_second: f64,
+    pub floor_tokens_per_second: Option<f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -54,12 +55,14 @@ pub struct CandidatesBench {
     pub new_tokens: usize,
     /// New tokens of all candidates over the whole time, reading the prompt included.
     pub tokens_per_second: f64,
-    pub floor_tokens_per_second: f64,
+    pub floor_tokens_per_second: Option<f64>,
 }
 
 /// What computed, and what the work takes with the model that was timed.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchMachine {
+    /// The card that computed, if one did.
+    pub graphics: Option<String>,
     #[serde(flatten)]
     pub machine: MachineView,
     #[serde(flatten)]
@@ -111,10 +114,10 @@ impl Studio {
     /// Reading prompts, decoding one sequence, sampling ten candidates from one prompt.
     pub fn bench_generate(&self, options: &BenchOptions, cancel: &Cancel) -> Result<GenerateBench> {
         let (model, machine) = self.bench_model(options)?;
+        let on_card = model.decoder().device().is_some();
         let mut rng = Seed(0).rng();
-        let mut prompt = |n: usize| -> Vec<u32> { random_tokens(&model, &mut rng, n) };
-        // (seconds, tokens)
-        let generate = |prompt: &[u32], candidates: usize, new_tokens: usize| -> Result<(f64, usize)> {
+        // (seconds, tokens) of candidates after a prompt of so many tokens.
+        let mut generate = |prompt_tokens: usize, candidates: usize, new_tokens: usize| -> Result<(f64, usize)> {
             let request = Generation {
                 prompt: Prompt { messages: Vec::new() },
                 sampling: Sampling {
@@ -125,26 +128,35 @@ impl Studio {
                 seeds: (0..candidates as u64).map(Seed).collect(),
                 grammar: None,
             };
-            let start = Instant::now();
-            let (_, usage) = model.generate_tokens(prompt, &request, cancel, &mut |_| {})?;
-            Ok((start.elapsed().as_secs_f64(), usage.generated as usize))
+            let mut ask = || -> Result<(f64, usize)> {
+                let prompt = random_tokens(&model, &mut rng, prompt_tokens);
+                let start = Instant::now();
+                let (_, usage) = model.generate_tokens(&prompt, &request, cancel, &mut |_| {})?;
+                Ok((start.elapsed().as_secs_f64(), usage.generated as usize))
+            };
+            if on_card {
+                // It loads a kernel when that is first used.
+                ask()?;
+            }
+            ask()
         };
-        generate(&prompt(64), 1, 4)?;
-        let prefill = [512, 1024].map(|tokens| Ok((tokens, generate(&prompt(tokens), 1, 1)?.0)));
+        generate(64, 1, 4)?;
+        let prefill = [512, 1024].map(|tokens| Ok((tokens, generate(tokens, 1, 1)?.0)));
         // The prompt's own time is taken off: what is left is decoding.
-        let (few_seconds, few) = generate(&prompt(256), 1, 4)?;
-        let (many_seconds, many) = generate(&prompt(256), 1, NEW_TOKENS)?;
-        let candidates = [256, 1024].map(|tokens| Ok((tokens, generate(&prompt(tokens), CANDIDATES, NEW_TOKENS)?)));
+        let (few_seconds, few) = generate(256, 1, 4)?;
+        let (many_seconds, many) = generate(256, 1, NEW_TOKENS)?;
+        let candidates = [256, 1024].map(|tokens| Ok((tokens, generate(tokens, CANDIDATES, NEW_TOKENS)?)));
         // Before the machine is measured, which takes memory of its own.
         let peak_memory_bytes = peak_memory_bytes();
         let (view, work) = (MachineView::of(&machine), Work::of(model.decoder()));
         let peaks = view.peaks();
+        let floor = |tokens: f64, seconds: f64| (!on_card).then_some(tokens / seconds);
         let prefill = prefill.into_iter().map(|measured: Result<_>| {
             let (tokens, seconds) = measured?;
             Ok(PrefillBench {
                 tokens,
                 tokens_per_second: tokens as f64 / seconds,
-                floor_tokens_per_second: tokens as f64 / work.prompt_seconds(&peaks, 0.0, tokens as f64),
+                floor_tokens_per_second: floor(tokens as f64, work.prompt_seconds(&peaks, 0.0, tokens as f64)),
             })
         });
         let candidates = candidates.into_iter().map(|measured: Result<_>| {
@@ -155,17 +167,21 @@ impl Studio {
                 n: CANDIDATES,
                 new_tokens: NEW_TOKENS,
                 tokens_per_second: tokens as f64 / seconds,
-                floor_tokens_per_second: n * new / work.candidates_seconds(&peaks, read, n, new),
+                floor_tokens_per_second: floor(n * new, work.candidates_seconds(&peaks, read, n, new)),
             })
         });
         Ok(GenerateBench {
             prefill: prefill.collect::<Result<_>>()?,
             decode_tokens_per_second: many.saturating_sub(few) as f64 / (many_seconds - few_seconds),
             // After the prompt and half of the new tokens.
-            floor_decode_tokens_per_second: 1.0 / work.step_seconds(&peaks, 1.0, 256.0 + NEW_TOKENS as f64 / 2.0),
+            floor_decode_tokens_per_second: floor(1.0, work.step_seconds(&peaks, 1.0, 256.0 + NEW_TOKENS as f64 / 2.0)),
             candidates: candidates.collect::<Result<_>>()?,
             peak_memory_bytes,
-            machine: BenchMachine { machine: view, work },
+            machine: BenchMachine {
+                graphics: on_card.then(lm::accelerator::described),
+                machine: view,
+                work,
+            },
         })
     }
 

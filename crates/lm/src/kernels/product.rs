@@ -130,11 +130,6 @@ impl Curve {
         linear: 1.595_769,
         cubic: 0.071_354_814,
     };
-
-    /// Linear and cubic.
-    pub fn factors(self) -> (f32, f32) {
-        (self.linear, self.cubic)
-    }
 }
 
 /// `curve(gate x) * (up x)` of every token. `out`: (tokens, rows).
