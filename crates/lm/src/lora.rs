@@ -30,10 +30,14 @@ const PARTS: [&str; 7] = [
     "mlp.down_proj",
 ];
 
-/// The decoder with the adapter in `dir` (`adapter_config.json`, `adapter_model.safetensors`) on top.
+/// The name of a reward model's head in PEFT's files: (1, hidden).
+const HEAD: &str = "base_model.model.score.weight";
+
+/// The decoder with the adapter in `dir` (`adapter_config.json`, `adapter_model.safetensors`) on top, and the
+/// adapter's reward head if it has one: `hidden` numbers.
 ///
 /// The base's weights are shared, not copied. Errors if a tensor has no place or the wrong shape.
-pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
+pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<(Decoder, Option<Vec<f32>>), LmError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).map_err(|source| LmError::Read { path, source })
@@ -53,6 +57,13 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
         candle_core::safetensors::load_buffer(&read("adapter_model.safetensors")?, &Device::Cpu)
             .map_err(|e| damaged(e.to_string()))?;
 
+    let flat = |t: &Tensor| -> Result<Vec<f32>, LmError> { Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?) };
+    let head = match tensors.remove(HEAD) {
+        Some(head) if head.dims() != [1, base.config.hidden] => {
+            return Err(damaged(format!("`{HEAD}` has shape {:?}", head.dims())));
+        }
+        head => head.as_ref().map(flat).transpose()?,
+    };
     let mut decoder = base.clone();
     for (idx, layer) in decoder.layers.iter_mut().enumerate() {
         for part in PARTS {
@@ -60,7 +71,7 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
             let a = tensors.remove(&format!("{name}.lora_A.weight"));
             let b = tensors.remove(&format!("{name}.lora_B.weight"));
             let (a, b) = match (a, b) {
-                (Some(a), Some(b)) => (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?),
+                (Some(a), Some(b)) => (a, b),
                 (None, None) => continue,
                 _ => return Err(damaged(format!("`{name}` has only one of its two matrices"))),
             };
@@ -75,7 +86,6 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
                     [out, config.r]
                 )));
             }
-            let flat = |t: &Tensor| -> Result<Vec<f32>, LmError> { Ok(t.flatten_all()?.to_vec1()?) };
             linear.low = Some(LowRank::new(config.r, &flat(&a)?, &flat(&b)?, scale as f32).into());
         }
     }
@@ -83,8 +93,8 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<Decoder, LmError> {
         return Err(damaged(format!("tensor `{name}` has no place in this model")));
     }
     match base.device() {
-        Some(device) => decoder.on(device),
-        None => Ok(decoder),
+        Some(device) => Ok((decoder.on(device)?, head)),
+        None => Ok((decoder, head)),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct LocalModel {
     template: Arc<ChatTemplate>,
     vocabulary: Arc<Vocabulary>,
     decoder: Decoder,
+    /// A reward adapter's: `hidden` numbers.
+    head: Option<Vec<f32>>,
     jobs: Sender<Job>,
 }
 
@@ -107,6 +109,7 @@ impl LocalModel {
             tokenizer: Arc::new(tokenizer),
             template: Arc::new(template),
             decoder,
+            head: None,
             jobs,
         };
         model.started(options.kept_tokens)
@@ -114,13 +117,15 @@ impl LocalModel {
 
     /// This model with a PEFT LoRA adapter on top. Shares the base's weights; keeps its own prompts.
     pub fn with_adapter(&self, dir: &Path) -> Result<LocalModel, LmError> {
+        let (decoder, head) = crate::lora::with_adapter(&self.decoder, dir)?;
         let model = LocalModel {
             name: self.name.clone(),
             info: self.info.clone(),
             tokenizer: self.tokenizer.clone(),
             template: self.template.clone(),
             vocabulary: self.vocabulary.clone(),
-            decoder: crate::lora::with_adapter(&self.decoder, dir)?,
+            decoder,
+            head,
             jobs: self.jobs.clone(),
         };
         model.started(KEPT_TOKENS)
@@ -164,8 +169,33 @@ impl LocalModel {
         self.tokenizer.encode_template(&self.template.render(prompt)?)
     }
 
-    /// What the last layer makes of each continuation's last token, normalised, ready for a reward head:
-    /// one vector of `hidden` numbers each. The prompt is read once, or taken from the cache.
+    /// Whether it is a reward model: an adapter with a head.
+    pub fn is_reward_model(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// What the adapter's head makes of each continuation: one reward each, without unit. The prompt is read once,
+    /// or taken from the cache.
+    ///
+    /// Errors if there is no head, the prompt or a continuation is empty, or together they exceed the context.
+    pub fn rewards(
+        &self,
+        prompt: &[u32],
+        continuations: &[Vec<u32>],
+        cancel: &Cancel,
+    ) -> Result<Vec<f32>, EngineError> {
+        let Some(head) = &self.head else {
+            return Err(self.failed(LmError::Unsupported("rewards of a model without a reward head".into())));
+        };
+        let states = self.hidden_states(prompt, continuations, cancel)?;
+        Ok(states
+            .iter()
+            .map(|state| state.iter().zip(head).map(|(x, w)| x * w).sum())
+            .collect())
+    }
+
+    /// What the last layer makes of each continuation's last token, normalised: one vector of `hidden` numbers each.
+    /// The prompt is read once, or taken from the cache.
     ///
     /// Errors if the prompt or a continuation is empty, or together they exceed the context.
     pub fn hidden_states(

@@ -14,7 +14,7 @@ use crate::view::AgentSettings;
 use crate::{Result, Studio, StudioError, lock};
 
 /// Raise it when the same files reward otherwise than before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A reward model's files, read.
 #[expect(clippy::large_enum_variant, reason = "there are one or two at a time")]
@@ -102,7 +102,7 @@ impl Studio {
         let (root, adapter) = self.root_of(name)?;
         let path = Path::new(&root.path);
         let loaded = match adapter {
-            Some(adapter) => Loaded::Adapter(Rewarder::open(path, &adapter)?),
+            Some(adapter) => Loaded::Adapter(Rewarder::open(&*self.load_local(&root.name)?, path, &adapter)?),
             None if root.architecture == ENCODER => Loaded::Encoder(Scorer::open(path)?),
             None => {
                 return Err(StudioError::Invalid(format!(

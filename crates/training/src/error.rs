@@ -22,6 +22,9 @@ pub enum TrainingError {
     /// The loss or a gradient is no longer a number.
     #[error("step {step} gave {what}, which is not a finite number: lower the learning rate")]
     Diverged { step: u64, what: String },
+    /// A reward model at work.
+    #[error("the reward model gives no rewards")]
+    Engine(#[from] gym::EngineError),
     #[error("cancelled")]
     Cancelled,
 }

@@ -1,35 +1,31 @@
-//! A trained reward model at work: scores what may follow a prompt, the prompt computed once.
+//! A trained reward model at work: scores what may follow a prompt, with the decoder that policies run on, so that the
+//! prompt's beginning comes from its cache and the states of several episodes share a batch.
 
 use std::path::Path;
 
-use gym::Prompt;
+use gym::{Cancel, Prompt};
+use lm::LocalModel;
 
-use crate::adapter::Adapter;
-use crate::base::Base;
 use crate::lesson::{Completion, Encoder};
-use crate::objective::{Batch, Example, rewards};
 use crate::{Result, TrainingError};
 
 pub struct Rewarder {
-    base: Base,
-    adapter: Adapter,
+    model: LocalModel,
     encoder: Encoder,
 }
 
 impl Rewarder {
-    /// `model`: the base's file; `adapter`: the folder that PRM training wrote.
-    pub fn open(model: &Path, adapter: &Path) -> Result<Rewarder> {
-        let base = Base::open(model)?;
-        let adapter = Adapter::load(&base.config, adapter)?;
-        if !adapter.config.head {
+    /// `base`: the model of `file`, whose weights are shared; `adapter`: the folder that PRM training wrote.
+    pub fn open(base: &LocalModel, file: &Path, adapter: &Path) -> Result<Rewarder> {
+        let model = base.with_adapter(adapter)?;
+        if !model.is_reward_model() {
             return Err(TrainingError::Invalid(
                 "the adapter has no reward head: train one with prm".into(),
             ));
         }
         Ok(Rewarder {
-            base,
-            adapter,
-            encoder: Encoder::open(model)?,
+            model,
+            encoder: Encoder::open(file)?,
         })
     }
 
@@ -39,20 +35,14 @@ impl Rewarder {
         let completions: Vec<Vec<u32>> = encoded.collect::<Result<_>>()?;
         let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
         let prompt = self.encoder.prompt(prompt)?;
-        let cut = (prompt.len() + longest).saturating_sub(self.base.config.context_tokens);
+        let context = self.model.info().context_tokens;
+        let cut = (prompt.len() + longest).saturating_sub(context);
         let Some(prompt) = prompt.get(cut..).filter(|prompt| !prompt.is_empty()) else {
             return Err(TrainingError::Invalid(format!(
-                "a candidate of {longest} tokens leaves no room for its prompt in {}",
-                self.base.config.context_tokens
+                "a candidate of {longest} tokens leaves no room for its prompt in {context}"
             )));
         };
-        let example = Example {
-            question: String::new(),
-            prompt: prompt.to_vec(),
-            completions,
-            pairs: Vec::new(),
-        };
-        let scored = rewards(&self.base, &self.adapter, &Batch::new(&[&example]))?;
-        Ok(scored.into_iter().map(f64::from).collect())
+        let rewards = self.model.rewards(prompt, &completions, &Cancel::default())?;
+        Ok(rewards.into_iter().map(f64::from).collect())
     }
 }

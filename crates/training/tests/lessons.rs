@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gym::{Gold, Message, Prompt, Role, SubQuestion};
+use lm::LocalModel;
 use training::expert::{Hop, hops};
 use training::lesson::{Completion, Lesson, Selection};
 use training::objective::Objective;
@@ -116,7 +117,8 @@ fn sub_questions_are_asked_with_earlier_answers() {
 #[test]
 fn a_policy_adapter_is_no_reward_model() {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peft");
-    let error = Rewarder::open(&fixtures.join("tiny.gguf"), &fixtures.join("adapter"))
+    let file = fixtures.join("tiny.gguf");
+    let error = Rewarder::open(&LocalModel::open(&file).unwrap(), &file, &fixtures.join("adapter"))
         .err()
         .unwrap();
     assert!(error.to_string().contains("no reward head"), "{error}");

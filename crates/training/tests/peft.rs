@@ -5,6 +5,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use candle_core::Device;
+use gym::Cancel;
+use lm::{LocalModel, Options};
 use serde::Deserialize;
 use training::adapter::Adapter;
 use training::base::Base;
@@ -120,6 +123,39 @@ fn losses_and_gradients_are_those_of_pytorch() {
         .zip(&numbers.rewards)
     {
         close((*ours).into(), (*theirs).into(), "reward");
+    }
+}
+
+#[test]
+fn an_episode_sees_the_rewards_of_pytorch() {
+    let (base, adapter, numbers, _) = numbers();
+    let dir = tempfile::tempdir().unwrap();
+    adapter
+        .with_head(&numbers.score)
+        .save(&base.config, dir.path(), "tiny")
+        .unwrap();
+    let (prompt, completions, cancel) = (&numbers.prompt, &numbers.completions, Cancel::default());
+    // As a card computes, and as the processor does. Both have this file's weights in eight bits.
+    for device in [Some(Device::Cpu), None] {
+        let options = Options {
+            device,
+            ..Options::default()
+        };
+        let model = LocalModel::open_with(&fixture("tiny.gguf"), options).unwrap();
+        assert!(model.rewards(prompt, completions, &cancel).is_err(), "there is no head");
+        let model = model.with_adapter(dir.path()).unwrap();
+        let together = model.rewards(prompt, completions, &cancel).unwrap();
+        let spread = (numbers.rewards[0] - numbers.rewards[1]).abs();
+        for (ours, theirs) in together.iter().zip(&numbers.rewards) {
+            assert!((ours - theirs).abs() <= 0.03 * spread, "{ours}, theirs {theirs}");
+        }
+        // By itself, with the prompt in the cache.
+        for (completion, reward) in completions.iter().zip(&together) {
+            let alone = model
+                .rewards(prompt, std::slice::from_ref(completion), &cancel)
+                .unwrap();
+            assert!((alone[0] - reward).abs() <= 1e-5, "{alone:?}, {reward}");
+        }
     }
 }
 
