@@ -176,7 +176,7 @@ mod tests {
         };
         let (id, rewards) = scores("small");
         assert!(rewards[1] > rewards[0], "{rewards:?}");
-        assert_eq!(id, format!("small#1-{}", &made.sha256[..8]));
+        assert_eq!(id, format!("small#2-{}", &made.sha256[..8]));
         // A copy is the same model.
         let copy = dir.path().join("copy");
         studio.export_adapter("small", &copy, false).unwrap();
