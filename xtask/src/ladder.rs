@@ -105,35 +105,39 @@ pub struct Rung {
 enum Choice {
     Greedy,
     Random,
-    /// By a reward model of the ladder.
-    Reward(&'static str),
-    /// By its word, weighed against how often the policy proposes the same.
-    Weighted(&'static str),
+    /// By a reward model of the ladder, and the way in which it is heard.
+    Reward(&'static str, &'static str),
     /// Sees the gold evidence of the question that is asked: an upper bound, not a method.
     Evidence,
 }
 
-pub const RUNGS: [Rung; 11] = [
+pub const RUNGS: [Rung; 12] = [
     rung("zero-shot", "zero-shot", "base", Choice::Greedy),
     rung("random", "random of N", "base", Choice::Random),
-    rung("prm", "PRM", "base", Choice::Reward("prm")),
+    rung("prm", "PRM", "base", Choice::Reward("prm", "reward")),
     rung("sft", "SFT", "sft", Choice::Greedy),
     rung("sft-random", "SFT, random of N", "sft", Choice::Random),
-    rung("sft-prm", "SFT + PRM", "sft", Choice::Reward("prm")),
+    rung("sft-prm", "SFT + PRM", "sft", Choice::Reward("prm", "reward")),
     rung(
         "sft-prm-weighted",
         "SFT + PRM, weighted",
         "sft",
-        Choice::Weighted("prm"),
+        Choice::Reward("prm", "weighted"),
+    ),
+    rung(
+        "sft-prm-prior",
+        "SFT + PRM, prior",
+        "sft",
+        Choice::Reward("prm", "prior"),
     ),
     rung(
         "sft-encoder",
         "SFT + PRM of the encoder",
         "sft",
-        Choice::Reward("encoder"),
+        Choice::Reward("encoder", "reward"),
     ),
     rung("dpo", "DPO", "dpo", Choice::Greedy),
-    rung("dpo-prm", "DPO + PRM", "dpo", Choice::Reward("prm")),
+    rung("dpo-prm", "DPO + PRM", "dpo", Choice::Reward("prm", "reward")),
     rung("sft-evidence", "SFT + evidence (upper bound)", "sft", Choice::Evidence),
 ];
 
@@ -149,7 +153,7 @@ const fn rung(id: &'static str, name: &'static str, policy: &'static str, choice
 impl Rung {
     /// Whether a reward model chooses among SFT's proposals.
     pub fn guides_sft(&self) -> bool {
-        self.policy == "sft" && matches!(self.choice, Choice::Reward(_) | Choice::Weighted(_))
+        self.policy == "sft" && matches!(self.choice, Choice::Reward(..))
     }
 }
 
@@ -336,7 +340,7 @@ impl Ladder {
                     }
                     let evaluation = self.json(&words)?;
                     let agreement = match rung.choice {
-                        Choice::Reward(part) => self.agreement(&run, &self.model(part, seed))?,
+                        Choice::Reward(part, _) => self.agreement(&run, &self.model(part, seed))?,
                         _ => Value::Null,
                     };
                     zero_shot.get_or_insert(run);
@@ -426,9 +430,8 @@ impl Ladder {
                 match rung.choice {
                     Choice::Greedy => {}
                     Choice::Random => drop(command.args(["--select", "random"])),
-                    Choice::Reward(model) => drop(command.args(["--reward-model", &self.model(model, seed)])),
-                    Choice::Weighted(model) => {
-                        command.args(["--reward-model", &self.model(model, seed), "--select", "weighted"]);
+                    Choice::Reward(model, select) => {
+                        command.args(["--reward-model", &self.model(model, seed), "--select", select]);
                     }
                     Choice::Evidence => drop(command.args(["--judge", "evidence"])),
                 }

@@ -514,7 +514,7 @@ pub struct AgentOptions {
     /// How a candidate is taken: by reward, by most samples, by most samples that count e^reward each, at
     /// random, or the first
     /// [default: reward with a judge or reward model, else majority]
-    #[arg(long, value_parser = ["reward", "majority", "weighted", "random", "first"])]
+    #[arg(long, value_parser = ["reward", "majority", "weighted", "prior", "random", "first"])]
     select: Option<String>,
 }
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::judge::{Judge, Opinion, RewardModel, Selection, Verdict, Visit, judging_seed, step_seed};
+use crate::judge::{Judge, Opinion, PRIOR, RewardModel, Selection, Verdict, Visit, judging_seed, step_seed};
 use crate::{
     Action, Cancel, Candidate, EngineError, Generation, Hit, LabelledQuestion, LanguageModel, Prompt, Question,
     Retriever, Sampling, Seed, State, TokenEvent, Usage, transition,
@@ -514,6 +514,7 @@ pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usi
         let merit = match selection {
             Selection::Reward => candidate.reward.unwrap_or(f64::NEG_INFINITY),
             Selection::Weighted => candidate.reward.unwrap_or(0.0) + f64::from(candidate.multiplicity).ln(),
+            Selection::Prior => candidate.reward.unwrap_or(0.0) + PRIOR * candidate.logprob(),
             _ => 0.0,
         };
         let per_token = candidate.logprob() / candidate.token_logprobs.len().max(1) as f64;
@@ -528,7 +529,7 @@ pub fn choose(candidates: &[Candidate], selection: Selection, seed: Seed) -> usi
                 .collect();
             samples[seed.derive_str("select").rng().below(samples.len())]
         }
-        Selection::Majority | Selection::Reward | Selection::Weighted => eligible
+        Selection::Majority | Selection::Reward | Selection::Weighted | Selection::Prior => eligible
             .into_iter()
             .reduce(|best, idx| {
                 let better = key(&candidates[idx]).partial_cmp(&key(&candidates[best]));

@@ -519,6 +519,13 @@ fn each_way_to_select_takes_its_candidate() {
         ..candidate
     });
     assert_eq!(gym::episode::choose(&unrated, Selection::Weighted, Seed(1)), 2);
+    // A reward of 1 outweighs three nats of the policy, and not four.
+    let unlikely = |nats: f32| Candidate {
+        token_logprobs: vec![-1.0, 1.0 - nats],
+        ..rated("d", 1, 1.0)
+    };
+    let prior = |nats| gym::episode::choose(&[rated("a", 1, 0.0), unlikely(nats)], Selection::Prior, Seed(1));
+    assert_eq!((prior(3.0), prior(4.0)), (1, 0));
     let mut counts = [0u32; 4];
     for seed in 0..5000 {
         counts[gym::episode::choose(&candidates, Selection::Random, Seed(seed))] += 1;

@@ -131,8 +131,9 @@ struct Group {
     rows: Option<Tensor>,
     /// Tokens of their pages, one sequence after the other, each filled up to the longest.
     seen: Tensor,
-    /// For each window that layers have, what a row does not see: (sequences, 1, 1, tokens, seen), 0 or -inf.
-    masks: Vec<(usize, Tensor)>,
+    /// For each window that layers have, what a row does not see: (sequences, 1, 1, tokens, seen), 0 or -inf;
+    /// nothing where every row sees all.
+    masks: Vec<(usize, Option<Tensor>)>,
 }
 
 impl Accelerator {
@@ -348,20 +349,21 @@ impl Accelerator {
             // Beyond a sequence's end anything will do: nothing sees it.
             seen.extend((0..longest).map(|position| slot(&spans[at], position.min(end - 1))));
         }
-        let mut masks: Vec<(usize, Tensor)> = Vec::new();
+        let mut masks: Vec<(usize, Option<Tensor>)> = Vec::new();
         for view in &self.config.views {
             if masks.iter().any(|(window, _)| *window == view.window) {
                 continue;
             }
-            let mut mask = Vec::with_capacity(members.len() * tokens * longest);
-            for &at in members {
-                for own in spans[at].base..spans[at].base + tokens {
-                    let sees = |position: usize| position <= own && own - position < view.window;
-                    mask.extend((0..longest).map(|position| if sees(position) { 0.0 } else { f32::NEG_INFINITY }));
-                }
+            let owns = || members.iter().flat_map(|&at| spans[at].base..spans[at].base + tokens);
+            let all = longest <= view.window && owns().all(|own| own + 1 == longest);
+            let mut mask = Vec::with_capacity(if all { 0 } else { members.len() * tokens * longest });
+            for own in owns().filter(|_| !all) {
+                let sees = |position: usize| position <= own && own - position < view.window;
+                mask.extend((0..longest).map(|position| if sees(position) { 0.0 } else { f32::NEG_INFINITY }));
             }
             let shape = (members.len(), 1, 1, tokens, longest);
-            masks.push((view.window, Tensor::from_vec(mask, shape, &self.device)?));
+            let mask = (!all).then(|| Tensor::from_vec(mask, shape, &self.device));
+            masks.push((view.window, mask.transpose()?));
         }
         let rows: Vec<u32> = members.iter().flat_map(|&at| rows_of[at].clone()).collect();
         Ok(Group {
@@ -422,9 +424,11 @@ impl Accelerator {
             let scores = queries.matmul(&gathered(&keys)?.t()?)?;
             let mask = group.masks.iter().find(|(window, _)| *window == view.window);
             let (_, mask) = mask.expect("a mask for each layer's window");
-            let scores = scores
-                .reshape((sequences, kv_heads, shared, tokens, ()))?
-                .broadcast_add(mask)?;
+            let scores = scores.reshape((sequences, kv_heads, shared, tokens, ()))?;
+            let scores = match mask {
+                Some(mask) => scores.broadcast_add(mask)?,
+                None => scores,
+            };
             softmax_last_dim(&scores)?
                 .reshape((sequences * kv_heads, shared * tokens, ()))?
                 .matmul(&gathered(&values)?)?

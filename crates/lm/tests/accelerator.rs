@@ -18,8 +18,11 @@ mod tiny;
 
 use tiny::{ARCHITECTURES, HIDDEN, write_as};
 
-/// Keys, values and activations are rounded differently: a hundredth of what the numbers vary by, in the mean.
-const TOLERANCE: f32 = 0.01;
+/// Keys, values and activations are rounded differently, and a card keeps eight bits of each: so much of what the
+/// numbers vary by, in the mean.
+fn tolerance(device: &Device) -> f32 {
+    if device.is_cpu() { 0.01 } else { 0.03 }
+}
 
 fn devices() -> Vec<Device> {
     [Some(Device::Cpu), accelerator::found()]
@@ -38,13 +41,13 @@ fn model(path: &Path, device: Option<Device>) -> LocalModel {
     LocalModel::open_with(path, options).unwrap()
 }
 
-fn close(a: &[f32], b: &[f32], what: &str) {
+fn close(a: &[f32], b: &[f32], device: &Device, what: &str) {
     assert_eq!(a.len(), b.len());
     let mean = |sum: f32| sum / a.len() as f32;
     let off = mean(a.iter().zip(b).map(|(x, y)| (x - y).abs()).sum());
     let centre = mean(b.iter().sum());
     let spread = mean(b.iter().map(|x| (x - centre).abs()).sum());
-    assert!(off <= TOLERANCE * spread, "{what}: differ by {off} of {spread}");
+    assert!(off <= tolerance(device) * spread, "{what}: differ by {off} of {spread}");
 }
 
 fn text(rng: &mut SplitMix64, n: usize) -> Vec<u32> {
@@ -59,8 +62,8 @@ fn logits_are_the_processors_for_every_architecture() {
         let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
         let here = model(&path, None).decoder().logits_of(&tokens).unwrap();
         for device in devices() {
-            let there = model(&path, Some(device)).decoder().logits_of(&tokens).unwrap();
-            close(&there, &here, architecture);
+            let there = model(&path, Some(device.clone())).decoder().logits_of(&tokens).unwrap();
+            close(&there, &here, &device, architecture);
         }
     }
 }
@@ -72,7 +75,7 @@ fn continuations_share_pages_of_their_prompt_and_of_earlier_ones() {
         let path = write_as(dir.path(), architecture, GgmlDType::Q8_0);
         let here = model(&path, None);
         for device in devices() {
-            let there = model(&path, Some(device));
+            let there = model(&path, Some(device.clone()));
             let mut rng = Seed(5).rng();
             let beginning = text(&mut rng, 100);
             // Prompts that end within a page, at its end and behind it; pages run out and are given back.
@@ -83,12 +86,12 @@ fn continuations_share_pages_of_their_prompt_and_of_earlier_ones() {
                     let cancel = Cancel::default();
                     model.token_logprobs(&prompt, &continuations, &cancel).unwrap().concat()
                 };
-                close(&scores(&there), &scores(&here), architecture);
+                close(&scores(&there), &scores(&here), &device, architecture);
                 let hidden = |model: &LocalModel| {
                     let cancel = Cancel::default();
                     model.hidden_states(&prompt, &continuations, &cancel).unwrap().concat()
                 };
-                close(&hidden(&there), &hidden(&here), architecture);
+                close(&hidden(&there), &hidden(&here), &device, architecture);
             }
         }
     }
@@ -99,25 +102,27 @@ fn several_callers_share_a_batch() {
     let dir = tempfile::tempdir().unwrap();
     let path = write_as(dir.path(), "qwen3", GgmlDType::Q8_0);
     let here = model(&path, None);
-    let there = model(&path, Some(Device::Cpu));
-    std::thread::scope(|scope| {
-        for caller in 0..6 {
-            let (here, there) = (&here, &there);
-            scope.spawn(move || {
-                let mut rng = Seed(caller).rng();
-                for _ in 0..4 {
-                    let length = 1 + rng.below(150);
-                    let prompt = text(&mut rng, length);
-                    let continuations = [text(&mut rng, 5), text(&mut rng, 1)];
-                    let scores = |model: &LocalModel| {
-                        let cancel = Cancel::default();
-                        model.token_logprobs(&prompt, &continuations, &cancel).unwrap().concat()
-                    };
-                    close(&scores(there), &scores(here), "a caller among others");
-                }
-            });
-        }
-    });
+    for device in devices() {
+        let there = model(&path, Some(device.clone()));
+        std::thread::scope(|scope| {
+            for caller in 0..6 {
+                let (here, there, device) = (&here, &there, &device);
+                scope.spawn(move || {
+                    let mut rng = Seed(caller).rng();
+                    for _ in 0..4 {
+                        let length = 1 + rng.below(150);
+                        let prompt = text(&mut rng, length);
+                        let continuations = [text(&mut rng, 5), text(&mut rng, 1)];
+                        let scores = |model: &LocalModel| {
+                            let cancel = Cancel::default();
+                            model.token_logprobs(&prompt, &continuations, &cancel).unwrap().concat()
+                        };
+                        close(&scores(there), &scores(here), device, "a caller among others");
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]
@@ -148,8 +153,8 @@ fn an_adapter_is_added_to_the_weights() {
     let here = logits(model(&path, None).with_adapter(&adapter).unwrap());
     assert!(base.iter().zip(&here).any(|(a, b)| (a - b).abs() > 0.5));
     for device in devices() {
-        let there = model(&path, Some(device)).with_adapter(&adapter).unwrap();
+        let there = model(&path, Some(device.clone())).with_adapter(&adapter).unwrap();
         assert!(there.decoder().device().is_some());
-        close(&logits(there), &here, "an adapter");
+        close(&logits(there), &here, &device, "an adapter");
     }
 }

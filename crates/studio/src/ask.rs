@@ -168,6 +168,7 @@ impl Studio {
         });
         let setting = self.setting(&settings)?;
         let run = self.new_run(None, text, None, &settings)?;
+        let claim = self.claim(&run.id)?;
         self.store().create_episode_for(&run.id, &labelled)?;
         let finished = self.play(
             &run.id,
@@ -188,6 +189,7 @@ impl Studio {
             status,
             finished.as_ref().err().map(ToString::to_string).as_deref(),
         )?;
+        claim.remove();
         finished?;
         self.episode(&run.id, &labelled.question.id.0)
     }

@@ -16,7 +16,16 @@ pub(crate) struct Claim {
 impl Studio {
     /// Refused while another process works on the run.
     pub(crate) fn claim(&self, run: &str) -> Result<Claim> {
-        Claim::take(&self.home().join("locks").join(run), run)
+        Claim::take(&self.claim_file(run), run)
+    }
+
+    /// Whether a process works on the run, this one or another.
+    pub(crate) fn is_claimed(&self, run: &str) -> bool {
+        Claim::is_held(&self.claim_file(run))
+    }
+
+    fn claim_file(&self, run: &str) -> PathBuf {
+        self.home().join("locks").join(run)
     }
 }
 

@@ -125,7 +125,7 @@ impl Studio {
             None if settings.candidates > 1 => Selection::Majority,
             None => Selection::First,
         };
-        if matches!(selection, Selection::Reward | Selection::Weighted) && !rewards {
+        if matches!(selection, Selection::Reward | Selection::Weighted | Selection::Prior) && !rewards {
             return Err(StudioError::Invalid(
                 "to select by reward, name a judge or a reward model".into(),
             ));

@@ -58,10 +58,10 @@ impl Studio {
             interval.filter(|_| !finished.is_empty()).map(IntervalView::from)
         };
         let searches: f64 = episodes.iter().map(|episode| f64::from(episode.searches)).sum();
-        // A job of this process is running; a row that says so without one was left by a killed process.
-        let running = lock(&self.inner.jobs).contains_key(&row.id);
+        // A row that says so while nobody works on it, here or in another process, was left by a killed one.
+        let at_work = lock(&self.inner.jobs).contains_key(&row.id) || self.is_claimed(&row.id);
         let status = match row.status {
-            store::RunStatus::Running if !running && row.question_set.is_some() => store::RunStatus::Stopped,
+            store::RunStatus::Running if !at_work => store::RunStatus::Stopped,
             status => status,
         };
         Ok(RunView {
@@ -223,6 +223,21 @@ mod tests {
         assert!((em - 2.0 / 3.0).abs() < 1e-9, "{em}");
         assert_eq!(em, studio.evaluate(RUN, None, None).unwrap().em.unwrap().mean);
         assert!((view.searches_mean - 2.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn work_is_running_while_somebody_holds_it_and_stopped_once_its_process_is_gone() {
+        let (_dir, studio) = testing::judged_run();
+        studio
+            .store()
+            .set_run_status(RUN, store::RunStatus::Running, None)
+            .unwrap();
+        let status = || studio.run_view(RUN).unwrap().status;
+        assert_eq!(status(), "stopped");
+        let claim = studio.claim(RUN).unwrap();
+        assert_eq!(status(), "running");
+        drop(claim);
+        assert_eq!(status(), "stopped");
     }
 
     /// ReSearch out of steps: its last search holds the answer, and is one action.

@@ -29,7 +29,7 @@ pub struct AgentSettings {
     /// A model of kind `reward`, which gives the rewards in the judge's place.
     #[serde(default)]
     pub reward_model: Option<String>,
-    /// first | majority | random | reward | weighted; `None` chooses reward where something gives one, else majority.
+    /// first | majority | prior | random | reward | weighted; `None` chooses reward where something gives one, else majority.
     #[serde(default)]
     pub select: Option<String>,
 }

@@ -83,7 +83,7 @@ export type AgentSettings = {
 	judge: string | null,
 	/**  A model of kind `reward`, which gives the rewards in the judge's place. */
 	reward_model?: string | null,
-	/**  first | majority | random | reward | weighted; `None` chooses reward where something gives one, else majority. */
+	/**  first | majority | prior | random | reward | weighted; `None` chooses reward where something gives one, else majority. */
 	select?: string | null,
 };
 
