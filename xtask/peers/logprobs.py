@@ -29,6 +29,8 @@ def reference(model, windows):
 
 def llama_cpp(model, windows, most):
     """Yields (window, position, log-probability) of the token at a position after those before it."""
+    if most == 0:
+        return
     import xllamacpp
 
     settings = xllamacpp.CommonParams()

@@ -63,8 +63,6 @@ pub enum Reply {
 
 /// Tokens of one step: enough that reading weights is a small part of the work.
 const STEP_TOKENS: usize = 512;
-/// On a card, to which telling what to do is a large part of it.
-const CARD_STEP_TOKENS: usize = 1024;
 /// Rows whose logits are in memory at once.
 const STEP_LOGITS: usize = 32;
 const KEPT_GRAMMARS: usize = 8;
@@ -243,14 +241,10 @@ impl Scheduler {
     /// Chooses what is read in this step: every branch's next tokens, then prompts.
     fn batch(&mut self) -> (Vec<Entry>, Vec<u32>) {
         let (mut entries, mut tokens) = (Vec::new(), Vec::new());
-        let most = match self.decoder.device() {
-            Some(_) => CARD_STEP_TOKENS,
-            None => STEP_TOKENS,
-        };
         let mut add = |request, branch: Option<usize>, sequence: &mut Sequence, new: &mut dyn Iterator<Item = u32>| {
             let first_row = tokens.len();
             // A sample's next token always finds a place, so that no sample waits for a prompt.
-            let room = most.saturating_sub(first_row).max(usize::from(branch.is_some()));
+            let room = STEP_TOKENS.saturating_sub(first_row).max(usize::from(branch.is_some()));
             tokens.extend(new.take(room));
             let n = tokens.len() - first_row;
             if n > 0 {
