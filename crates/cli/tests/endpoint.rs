@@ -38,13 +38,15 @@ fn json(home: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Whether the built-in model is at hand; says so where it is not.
-fn has_bundle() -> bool {
-    let found = std::env::var_os("RAG_GYM_BUNDLE").is_some();
-    if !found {
+/// A home with what set-up makes; `None`, and a word of it, where the built-in model is not at hand.
+fn set_up() -> Option<tempfile::TempDir> {
+    if std::env::var_os("RAG_GYM_BUNDLE").is_none() {
         eprintln!("skipped: RAG_GYM_BUNDLE names no folder with the built-in model");
+        return None;
     }
-    found
+    let home = tempfile::tempdir().unwrap();
+    json(home.path(), &["setup"]);
+    Some(home)
 }
 
 const QUESTION: &str = "What is the capital of the country whose highest point is Grossglockner?";
@@ -52,12 +54,8 @@ const QUESTION: &str = "What is the capital of the country whose highest point i
 #[test]
 fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environment() {
     let Some((server, _)) = server() else { return };
-    if !has_bundle() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = set_up() else { return };
     let home = dir.path();
-    json(home, &["setup"]);
     let add = [
         "endpoint",
         "add",
@@ -158,14 +156,12 @@ fn an_agent_works_with_a_server_as_with_a_file_and_the_key_stays_in_the_environm
 #[test]
 fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() {
     let Some((server, _)) = server() else { return };
-    if !has_bundle() {
+    let (Some(first), Some(second)) = (set_up(), set_up()) else {
         return;
-    }
-    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    };
     let localhost = server.url.replace("127.0.0.1", "localhost");
     let mut runs = Vec::new();
     for (home, url, shard) in [(&first, &server.url, "1/2"), (&second, &localhost, "2/2")] {
-        json(home.path(), &["setup"]);
         json(
             home.path(),
             &["endpoint", "add", "llama", "--url", url, "--model", "smollm2"],
@@ -207,12 +203,8 @@ fn shards_that_reach_the_same_model_by_different_addresses_merge_into_one_run() 
 
 #[test]
 fn a_run_whose_server_is_gone_fails_and_says_what_to_do() {
-    if !has_bundle() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = set_up() else { return };
     let home = dir.path();
-    json(home, &["setup"]);
     // Nobody listens at the discard port.
     let add = [
         "endpoint",

@@ -356,14 +356,17 @@ impl Accelerator {
             }
             let owns = || members.iter().flat_map(|&at| spans[at].base..spans[at].base + tokens);
             let all = longest <= view.window && owns().all(|own| own + 1 == longest);
-            let mut mask = Vec::with_capacity(if all { 0 } else { members.len() * tokens * longest });
-            for own in owns().filter(|_| !all) {
+            if all {
+                masks.push((view.window, None));
+                continue;
+            }
+            let mut mask = Vec::with_capacity(members.len() * tokens * longest);
+            for own in owns() {
                 let sees = |position: usize| position <= own && own - position < view.window;
                 mask.extend((0..longest).map(|position| if sees(position) { 0.0 } else { f32::NEG_INFINITY }));
             }
             let shape = (members.len(), 1, 1, tokens, longest);
-            let mask = (!all).then(|| Tensor::from_vec(mask, shape, &self.device));
-            masks.push((view.window, mask.transpose()?));
+            masks.push((view.window, Some(Tensor::from_vec(mask, shape, &self.device)?)));
         }
         let rows: Vec<u32> = members.iter().flat_map(|&at| rows_of[at].clone()).collect();
         Ok(Group {
@@ -394,7 +397,7 @@ impl Accelerator {
             None => both,
         };
         let both = turned(both, &batch.turns[view.rotary])?;
-        let q = both.narrow(1, 0, heads.heads)?;
+        let q = both.narrow(1, 0, heads.heads)?.contiguous()?;
         let k = both.narrow(1, heads.heads, kv_heads)?.contiguous()?.flatten_from(1)?;
         let v = qkv.narrow(1, (heads.heads + kv_heads) * dim, kv_heads * dim)?;
         let [keys, values] = batch.pages.layer(idx);
@@ -413,8 +416,8 @@ impl Accelerator {
                     .flatten_to(1)
             };
             let queries = match &group.rows {
-                Some(rows) => q.contiguous()?.index_select(rows, 0)?,
-                None => q.contiguous()?,
+                Some(rows) => q.index_select(rows, 0)?,
+                None => q.clone(),
             };
             let queries = queries
                 .reshape((sequences, tokens, kv_heads, shared, dim))?

@@ -59,9 +59,9 @@ impl Studio {
         };
         let searches: f64 = episodes.iter().map(|episode| f64::from(episode.searches)).sum();
         // A row that says so while nobody works on it, here or in another process, was left by a killed one.
-        let at_work = lock(&self.inner.jobs).contains_key(&row.id) || self.is_claimed(&row.id);
+        let at_work = || lock(&self.inner.jobs).contains_key(&row.id) || self.is_claimed(&row.id);
         let status = match row.status {
-            store::RunStatus::Running if !at_work => store::RunStatus::Stopped,
+            store::RunStatus::Running if !at_work() => store::RunStatus::Stopped,
             status => status,
         };
         Ok(RunView {
