@@ -97,8 +97,8 @@ pub enum Command {
         /// A run on the same questions, to pair with
         #[arg(long)]
         against: Option<String>,
-        /// Only this score: em, f1, accuracy or evidence-recall
-        #[arg(long, value_parser = ["em", "f1", "accuracy", "evidence-recall"])]
+        /// Only this score: em, f1, accuracy, evidence-recall or answer-supported
+        #[arg(long, value_parser = ["em", "f1", "accuracy", "evidence-recall", "answer-supported"])]
         metric: Option<String>,
     },
     /// Judge a stored run's candidates once more, without sampling; goes on where it was stopped
@@ -266,7 +266,7 @@ pub enum RunsCommand {
     Curve {
         #[arg(value_delimiter = ',', required = true)]
         runs: Vec<String>,
-        #[arg(long, default_value = "f1", value_parser = ["em", "f1", "accuracy", "evidence-recall"])]
+        #[arg(long, default_value = "f1", value_parser = ["em", "f1", "accuracy", "evidence-recall", "answer-supported"])]
         metric: String,
     },
     /// Print every row of a run but its times: equal for equal work
@@ -354,6 +354,10 @@ pub struct TrainOptions {
     /// Whose rewards of those runs dpo and prm learn from, as in `agreement` [default: each run's own]
     #[arg(long, requires = "from")]
     judge: Option<String>,
+    /// Episodes of those runs teach dpo and prm whatever they came to: without it, those with a good outcome only, whose
+    /// every step before was a right one
+    #[arg(long, requires = "from")]
+    any_outcome: bool,
     /// Files of TRL's JSON lines: messages; prompt and completion; prompt, chosen and rejected; or prompt, completions
     /// and labels
     #[arg(long, value_delimiter = ',')]
@@ -442,6 +446,7 @@ impl TrainOptions {
             method: self.method,
             runs: self.from,
             judge: self.judge,
+            any_outcome: self.any_outcome,
             files: self.data,
             expert: self.expert,
             limit: self.limit,

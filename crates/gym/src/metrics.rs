@@ -220,6 +220,27 @@ pub(crate) fn gold_titles(gold: &Gold) -> Vec<String> {
     titles
 }
 
+/// 1 if what the steps retrieved holds the answer, word for word after normalisation, else 0. Of a list, every part
+/// between commas must stand in some passage. An empty answer has no support.
+///
+/// `None` where no passage could say it: yes and no, which judge over passages, and choices of an option.
+pub fn answer_supported(answer: &str, question: &Question, steps: &[Step]) -> Option<f64> {
+    if !question.options.is_empty() || matches!(normalise(answer).as_str(), "yes" | "no") {
+        return None;
+    }
+    // Spaces around, so that only whole words are found.
+    let spaced = |text: &str| format!(" {} ", normalise(text));
+    let hits = steps.iter().flat_map(|step| &step.hits);
+    let texts: Vec<String> = hits
+        .flat_map(|hit| [spaced(&hit.passage.title), spaced(&hit.passage.text)])
+        .collect();
+    let stands = |part: &str| {
+        let part = spaced(part);
+        part != "  " && texts.iter().any(|text| text.contains(&part))
+    };
+    Some(f64::from(stands(answer) || answer.split(", ").all(stands)))
+}
+
 /// Share of the gold titles among everything the steps retrieved; `None` if the gold names no titles.
 pub fn evidence_recall(steps: &[Step], gold: &Gold) -> Option<f64> {
     let titles = gold_titles(gold);

@@ -1,7 +1,9 @@
 //! Golden tables of the metrics; expected values follow the official HotpotQA script.
 
-use gym::metrics::{accuracy, exact_match, normalise, token_f1};
-use gym::{AnswerOption, Gold, Question, QuestionId};
+use std::sync::Arc;
+
+use gym::metrics::{accuracy, answer_supported, exact_match, normalise, token_f1};
+use gym::{Action, AnswerOption, Candidate, Gold, Hit, Passage, Question, QuestionId, Step, Usage};
 
 fn gold(answers: &str) -> Gold {
     Gold {
@@ -134,4 +136,79 @@ fn options_are_read_without_guessing() {
         ..question
     };
     assert_eq!(accuracy("C", &free, &gold("C")), None);
+}
+
+#[test]
+fn an_answer_is_supported_where_a_passage_says_it() {
+    let hit = |title: &str, text: &str| Hit {
+        passage: Arc::new(Passage {
+            id: title.into(),
+            title: title.into(),
+            text: text.into(),
+        }),
+        score: 1.0,
+        rank: 1,
+    };
+    let search = Candidate {
+        text: String::new(),
+        reasoning: None,
+        action: Action::Search {
+            query: "chad".into(),
+            predicted_answer: None,
+        },
+        token_ids: Vec::new(),
+        token_logprobs: Vec::new(),
+        multiplicity: 1,
+        redundant: false,
+        reward: None,
+    };
+    let step = Step {
+        step_idx: 0,
+        truncated: false,
+        prompt: None,
+        dropped: Vec::new(),
+        candidates: vec![search],
+        chosen: 0,
+        verdict: None,
+        opinions: Vec::new(),
+        hits: vec![
+            hit("Chad: Borders", "Libya 1,050 km, and the Niger."),
+            hit("Mali", "Its capital is Bamako."),
+        ],
+        finding: None,
+        usage: Usage::default(),
+    };
+    let question = |options: &[&str]| Question {
+        id: QuestionId("q".into()),
+        text: "Which?".into(),
+        options: options
+            .iter()
+            .map(|text| AnswerOption {
+                label: text[..1].into(),
+                text: (*text).into(),
+            })
+            .collect(),
+    };
+    let steps = [step];
+    let supported = |answer| answer_supported(answer, &question(&[]), &steps);
+    for (answer, expected) in [
+        ("Bamako.", Some(1.0)),
+        ("The capital", Some(1.0)),
+        ("1,050", Some(1.0)),
+        ("Niger, Mali", Some(1.0)),
+        ("Niger, Ghana", Some(0.0)),
+        ("Nigeria", Some(0.0)),
+        ("Nige", Some(0.0)),
+        ("50", Some(0.0)),
+        ("", Some(0.0)),
+        ("the", Some(0.0)),
+        ("Yes", None),
+    ] {
+        assert_eq!(supported(answer), expected, "{answer}");
+    }
+    assert_eq!(
+        answer_supported("Bamako", &question(&["Bamako", "Cairo"]), &steps),
+        None
+    );
+    assert_eq!(answer_supported("Bamako", &question(&[]), &[]), Some(0.0));
 }

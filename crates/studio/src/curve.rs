@@ -32,15 +32,15 @@ impl Studio {
                     "run `{id}` asks other questions than the first: choose runs over one question set"
                 )));
             }
-            let episodes = self.store().episodes(id)?;
+            let asked = self.asked(id)?;
             let score = metric
-                .interval(&episodes, RESAMPLES)
+                .interval(&asked, RESAMPLES)
                 .ok_or_else(|| StudioError::Invalid(format!("run `{id}` has no such metric")))?;
             points.push(CurvePoint {
                 run: id.clone(),
                 candidates: run::settings_of(&row)?.candidates,
                 name: row.name,
-                n: episodes.len() as u32,
+                n: asked.len() as u32,
                 score: score.into(),
             });
         }

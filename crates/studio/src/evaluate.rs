@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 
 use gym::statistics::{Interval, PairedTest, bootstrap_mean, paired_difference};
-use gym::{GuidedEpisode, GuidedState, Seed, Step, Termination};
+use gym::{GuidedEpisode, GuidedState, Seed, Step, Termination, metrics};
 use serde::Serialize;
 use store::EpisodeStatus;
 
+use crate::results::finished_episode;
 use crate::{Result, Studio, StudioError};
 
 /// Bootstrap and permutation resamples: the intervals' ends are stable to about 0.002.
 const RESAMPLES: usize = 5000;
 /// Intervals are part of a report, so their draws are fixed.
-const SEED: Seed = Seed(13);
+pub(crate) const SEED: Seed = Seed(13);
+
+/// A question of a run, scored. One that has not finished scores as one that was left without an answer.
+pub(crate) struct Asked {
+    episode: store::Episode,
+    answer_supported: Option<f64>,
+}
 
 /// A score of an episode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,7 @@ pub enum Metric {
     F1,
     Accuracy,
     EvidenceRecall,
+    AnswerSupported,
 }
 
 impl std::str::FromStr for Metric {
@@ -32,9 +40,10 @@ impl std::str::FromStr for Metric {
             "f1" => Metric::F1,
             "accuracy" => Metric::Accuracy,
             "evidence-recall" => Metric::EvidenceRecall,
+            "answer-supported" => Metric::AnswerSupported,
             _ => {
                 return Err(StudioError::Invalid(format!(
-                    "`{name}` is no metric: use em, f1, accuracy or evidence-recall"
+                    "`{name}` is no metric: use em, f1, accuracy, evidence-recall or answer-supported"
                 )));
             }
         })
@@ -42,26 +51,20 @@ impl std::str::FromStr for Metric {
 }
 
 impl Metric {
-    /// `None` where the question lacks what the metric needs. An episode without an answer scores 0.
-    fn of(self, episode: &store::Episode) -> Option<f64> {
-        let value = match self {
-            Metric::Em => episode.em,
-            Metric::F1 => episode.f1,
-            Metric::Accuracy => episode.accuracy,
-            Metric::EvidenceRecall => episode.evidence_recall,
-        };
-        match episode.status {
-            EpisodeStatus::Finished => value,
-            _ => Some(value.unwrap_or(0.0)),
+    /// `None` where the question lacks what the metric needs.
+    fn of(self, asked: &Asked) -> Option<f64> {
+        match self {
+            Metric::Em => asked.episode.em,
+            Metric::F1 => asked.episode.f1,
+            Metric::Accuracy => asked.episode.accuracy,
+            Metric::EvidenceRecall => asked.episode.evidence_recall,
+            Metric::AnswerSupported => asked.answer_supported,
         }
     }
 
-    /// The mean over all questions asked; `None` where no question of a run has the metric.
-    pub(crate) fn interval(self, episodes: &[store::Episode], resamples: usize) -> Option<Interval> {
-        if !has(self, episodes) {
-            return None;
-        }
-        let values: Vec<f64> = episodes.iter().filter_map(|episode| self.of(episode)).collect();
+    /// The mean over all questions asked that have the metric; `None` if none has.
+    pub(crate) fn interval(self, asked: &[Asked], resamples: usize) -> Option<Interval> {
+        let values: Vec<f64> = asked.iter().filter_map(|asked| self.of(asked)).collect();
         bootstrap_mean(&values, resamples, SEED)
     }
 }
@@ -75,6 +78,8 @@ pub struct Evaluation {
     pub f1: Option<Interval>,
     pub accuracy: Option<Interval>,
     pub evidence_recall: Option<Interval>,
+    /// Share of the answers that a retrieved passage holds; of those that a passage can hold.
+    pub answer_supported: Option<Interval>,
     pub searches_mean: f64,
     pub malformed_rate: f64,
     /// Signs that the reward is being gamed, for runs with rewards.
@@ -96,26 +101,28 @@ pub struct Delta {
     pub f1: Option<PairedTest>,
     pub accuracy: Option<PairedTest>,
     pub evidence_recall: Option<PairedTest>,
+    pub answer_supported: Option<PairedTest>,
 }
 
 impl Studio {
     /// Scores of one metric, or of all (`None`); a metric that no question of the run has is absent.
     pub fn evaluate(&self, run: &str, against: Option<&str>, only: Option<Metric>) -> Result<Evaluation> {
         let row = self.run_row(run)?;
-        let episodes = self.store().episodes(run)?;
-        if episodes.is_empty() {
+        let asked = self.asked(run)?;
+        if asked.is_empty() {
             return Err(StudioError::Invalid(format!("run `{run}` has no questions")));
         }
         let wanted = |metric| only.is_none_or(|only| only == metric);
-        let has = |metric: Metric| wanted(metric) && has(metric, &episodes);
+        let has = |metric: Metric| wanted(metric) && asked.iter().any(|asked| metric.of(asked).is_some());
         if let Some(only) = only
             && !has(only)
         {
             return Err(StudioError::Invalid(format!(
-                "run `{run}` has no such metric: accuracy needs answer options, evidence-recall gold titles"
+                "run `{run}` has no such metric: accuracy needs answer options, evidence-recall gold titles, \
+                     answer-supported other answers than yes, no and options"
             )));
         }
-        let interval = |metric: Metric| wanted(metric).then(|| metric.interval(&episodes, RESAMPLES)).flatten();
+        let interval = |metric: Metric| wanted(metric).then(|| metric.interval(&asked, RESAMPLES)).flatten();
         let against = match against {
             None => None,
             Some(other) => {
@@ -125,15 +132,14 @@ impl Studio {
                         "runs `{run}` and `{other}` are of different question sets: only the same questions can be paired"
                     )));
                 }
-                let theirs: BTreeMap<gym::QuestionId, store::Episode> = self
-                    .store()
-                    .episodes(other)?
+                let theirs: BTreeMap<gym::QuestionId, Asked> = self
+                    .asked(other)?
                     .into_iter()
-                    .map(|episode| (episode.question_id.clone(), episode))
+                    .map(|asked| (asked.episode.question_id.clone(), asked))
                     .collect();
-                let pairs: Vec<_> = episodes
+                let pairs: Vec<_> = asked
                     .iter()
-                    .filter_map(|episode| Some((episode, theirs.get(&episode.question_id)?)))
+                    .filter_map(|asked| Some((asked, theirs.get(&asked.episode.question_id)?)))
                     .collect();
                 if pairs.is_empty() {
                     return Err(StudioError::Invalid(format!(
@@ -155,36 +161,65 @@ impl Studio {
                         f1: delta(Metric::F1),
                         accuracy: delta(Metric::Accuracy),
                         evidence_recall: delta(Metric::EvidenceRecall),
+                        answer_supported: delta(Metric::AnswerSupported),
                     },
                 })
             }
         };
+        let total = |count: fn(&store::Episode) -> u32| asked.iter().map(|asked| count(&asked.episode)).sum::<u32>();
         Ok(Evaluation {
             run: run.into(),
-            n: episodes.len(),
+            n: asked.len(),
             em: interval(Metric::Em),
             f1: interval(Metric::F1),
             accuracy: interval(Metric::Accuracy),
             evidence_recall: interval(Metric::EvidenceRecall),
-            searches_mean: episodes.iter().map(|episode| f64::from(episode.searches)).sum::<f64>()
-                / episodes.len() as f64,
-            malformed_rate: self.malformed_rate(run, &episodes)?,
-            monitors: self.monitors(run, &episodes)?,
+            answer_supported: interval(Metric::AnswerSupported),
+            searches_mean: f64::from(total(|episode| episode.searches)) / asked.len() as f64,
+            malformed_rate: self.malformed_rate(run, total(|episode| episode.malformed_steps))?,
+            monitors: self.monitors(run, &asked)?,
             against,
         })
     }
 
     /// Malformed actions over all actions of finished episodes: each of their steps is one.
-    pub(crate) fn malformed_rate(&self, run: &str, episodes: &[store::Episode]) -> Result<f64> {
-        let malformed: u32 = episodes.iter().map(|episode| episode.malformed_steps).sum();
+    pub(crate) fn malformed_rate(&self, run: &str, malformed: u32) -> Result<f64> {
         let actions = self.store().count_finished_steps(run)?;
         Ok(f64::from(malformed) / f64::from(actions.max(1)))
     }
 
+    /// The questions of a run in order.
+    pub(crate) fn asked(&self, run: &str) -> Result<Vec<Asked>> {
+        let of = |episode: store::Episode| {
+            let labelled = self.store().episode_question(run, &episode.question_id)?;
+            let (episode, steps) = match finished(&episode) {
+                true => {
+                    let steps = self.store().steps(run, &episode.question_id)?;
+                    (episode, steps)
+                }
+                false => {
+                    let status = episode.status;
+                    let unanswered = finished_episode(run, &labelled, &[], episode.took_ms);
+                    (store::Episode { status, ..unanswered }, Vec::new())
+                }
+            };
+            let answer = episode.answer.as_deref().unwrap_or_default();
+            Ok(Asked {
+                answer_supported: metrics::answer_supported(answer, &labelled.question, &steps),
+                episode,
+            })
+        };
+        self.store().episodes(run)?.into_iter().map(of).collect()
+    }
+
     /// Signs that the run's reward is being gamed; `None` for runs without rewards.
-    fn monitors(&self, run: &str, episodes: &[store::Episode]) -> Result<Option<gym::Monitors>> {
+    fn monitors(&self, run: &str, asked: &[Asked]) -> Result<Option<gym::Monitors>> {
         let mut guided = Vec::new();
-        for episode in episodes.iter().filter(|episode| finished(episode)) {
+        for episode in asked
+            .iter()
+            .map(|asked| &asked.episode)
+            .filter(|episode| finished(episode))
+        {
             let Some(outcome) = episode.accuracy.or(episode.f1) else {
                 continue;
             };
@@ -215,13 +250,34 @@ fn guided_state(step: &Step) -> Option<GuidedState> {
     })
 }
 
-/// Whether a run has a metric. Exact match and F1 are of every question, so a run without answers yet has them.
-fn has(metric: Metric, episodes: &[store::Episode]) -> bool {
-    let known = |episode: &store::Episode| finished(episode) && metric.of(episode).is_some();
-    let asked_only = matches!(metric, Metric::Em | Metric::F1);
-    episodes.iter().any(known) || asked_only && !episodes.iter().all(finished)
-}
-
 fn finished(episode: &store::Episode) -> bool {
     episode.status == EpisodeStatus::Finished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, RUN};
+
+    #[test]
+    fn a_question_left_without_an_answer_scores_nothing_in_what_it_can_be_scored_by() {
+        let (_dir, studio) = testing::judged_run();
+        let evaluation = studio.evaluate(RUN, None, None).unwrap();
+        let mean = |interval: Option<Interval>| interval.map(|interval| (interval.mean * 3.0).round());
+        assert_eq!(evaluation.n, 3);
+        assert_eq!(mean(evaluation.em), Some(2.0));
+        assert_eq!(mean(evaluation.evidence_recall), Some(2.0));
+        assert_eq!(mean(evaluation.answer_supported), Some(2.0));
+        assert_eq!(mean(evaluation.accuracy), None, "no question has options");
+
+        let mut row = studio.run_row(RUN).unwrap();
+        row.id = "bare".into();
+        studio.store().create_run(&row).unwrap();
+        let mut untitled = studio.store().episode_question(RUN, &testing::id("q3")).unwrap();
+        untitled.gold.passages.clear();
+        studio.store().create_episode_for("bare", &untitled).unwrap();
+        let evaluation = studio.evaluate("bare", None, None).unwrap();
+        assert_eq!(mean(evaluation.em), Some(0.0));
+        assert_eq!(mean(evaluation.evidence_recall), None, "nothing to recall");
+    }
 }

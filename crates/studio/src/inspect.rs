@@ -75,6 +75,7 @@ impl Log<'_> {
             ("f1", evaluation.f1),
             ("accuracy", evaluation.accuracy),
             ("evidence_recall", evaluation.evidence_recall),
+            ("answer_supported", evaluation.answer_supported),
         ]
         .into_iter()
         .filter_map(|(name, interval)| {

@@ -36,6 +36,16 @@ impl Studio {
                 "--judge chooses whose rewards of a run dpo and prm learn from".into(),
             ));
         }
+        if request.any_outcome && (!compares || request.runs.is_empty()) {
+            return Err(StudioError::Invalid(
+                "--any-outcome is for dpo and prm from runs: sft learns the actions of episodes that came out well"
+                    .into(),
+            ));
+        }
+        let mut selection = Selection::default();
+        if request.any_outcome {
+            selection.outcome_above = None;
+        }
         let mut all = Vec::new();
         for run in &request.runs {
             // An encoder is always shown the compact history, whatever the policy was shown.
@@ -50,7 +60,7 @@ impl Studio {
                 refuse_test(labelled)?;
                 let shown = shown.as_ref().map(|agent| shown_by(agent, labelled, steps));
                 let steps = shown.as_deref().unwrap_or(steps);
-                all.extend(lessons(labelled, steps, objective, Selection::default()));
+                all.extend(lessons(labelled, steps, objective, selection));
                 Ok(())
             })?;
         }

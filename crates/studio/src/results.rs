@@ -1,10 +1,11 @@
 //! What runs have come to: their scores, and their episodes as hosts show them.
 
+use gym::statistics::bootstrap_mean;
 use gym::{LabelledQuestion, QuestionId, Step, metrics, outcome};
 use serde::Serialize;
 use store::EpisodeStatus;
 
-use crate::evaluate::Metric;
+use crate::evaluate::SEED;
 use crate::run::{own_judge_of, settings_of};
 use crate::view::{EpisodeRow, EpisodeView, IntervalView, RunView};
 use crate::{Result, Studio, StudioError, lock, show};
@@ -53,10 +54,16 @@ impl Studio {
             .filter(|episode| episode.status == EpisodeStatus::Finished)
             .collect();
         // Of the questions asked, once one is answered: an unanswered one scores 0, as in `evaluate`.
-        let interval = |metric: Metric| {
-            let interval = metric.interval(&episodes, RESAMPLES);
+        let interval = |of: fn(&store::Episode) -> Option<f64>| {
+            let score = |episode: &store::Episode| match episode.status {
+                EpisodeStatus::Finished => of(episode),
+                _ => Some(0.0),
+            };
+            let scores: Vec<f64> = episodes.iter().filter_map(score).collect();
+            let interval = bootstrap_mean(&scores, RESAMPLES, SEED);
             interval.filter(|_| !finished.is_empty()).map(IntervalView::from)
         };
+        let malformed = episodes.iter().map(|episode| episode.malformed_steps).sum();
         let searches: f64 = episodes.iter().map(|episode| f64::from(episode.searches)).sum();
         // A row that says so while nobody works on it, here or in another process, was left by a killed one.
         let at_work = || lock(&self.inner.jobs).contains_key(&row.id) || self.is_claimed(&row.id);
@@ -72,10 +79,10 @@ impl Studio {
                 .iter()
                 .filter(|episode| episode.status == EpisodeStatus::Failed)
                 .count() as u32,
-            em: interval(Metric::Em),
-            f1: interval(Metric::F1),
+            em: interval(|episode| episode.em),
+            f1: interval(|episode| episode.f1),
             searches_mean: searches / episodes.len().max(1) as f64,
-            malformed_rate: self.malformed_rate(&row.id, &episodes)?,
+            malformed_rate: self.malformed_rate(&row.id, malformed)?,
             took_ms: row.took_ms as f64,
             id: row.id,
             name: row.name,

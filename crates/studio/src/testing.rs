@@ -72,6 +72,7 @@ pub fn training(name: &str) -> TrainRequest {
         method: "sft".into(),
         runs: Vec::new(),
         judge: None,
+        any_outcome: false,
         files: vec!["data.jsonl".into()],
         expert: Vec::new(),
         agents: Vec::new(),

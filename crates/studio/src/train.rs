@@ -26,9 +26,11 @@ pub struct TrainRequest {
     pub method: String,
     /// Runs whose episodes teach.
     pub runs: Vec<String>,
-    /// Whose rewards of the runs' candidates count; `None` for each run's own. Not for SFT, which learns from
-    /// the actions that were taken.
+    /// Whose rewards of the runs' candidates count; `None` for each run's own, by which SFT goes too.
     pub judge: Option<String>,
+    /// Their episodes teach whatever they came to, else those with a good outcome. Not for SFT.
+    #[serde(default)]
+    pub any_outcome: bool,
     /// Files of TRL's JSON lines.
     pub files: Vec<PathBuf>,
     /// Question sets whose gold evidence teaches, for `agents` over `corpus`.

@@ -104,7 +104,8 @@ impl From<String> for Completion {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Selection {
     /// Episodes teach with an outcome above: accuracy where there are options, else token F1 (1 if exact).
-    pub outcome_above: f64,
+    /// `None`: whatever they came to, also those without an answer.
+    pub outcome_above: Option<f64>,
     /// Candidates with a reward above are chosen.
     pub chosen_above: f64,
     /// Candidates with a reward below are rejected.
@@ -114,7 +115,7 @@ pub struct Selection {
 impl Default for Selection {
     fn default() -> Self {
         Selection {
-            outcome_above: 0.75,
+            outcome_above: Some(0.75),
             chosen_above: 0.75,
             rejected_below: 0.5,
         }
@@ -128,10 +129,8 @@ pub fn lessons(labelled: &LabelledQuestion, steps: &[Step], method: Objective, s
         metrics::accuracy(answer, &labelled.question, gold)
             .unwrap_or_else(|| metrics::exact_match(answer, gold).max(metrics::token_f1(answer, gold)))
     };
-    if outcome(steps)
-        .0
-        .is_none_or(|answer| score(answer) <= selection.outcome_above)
-    {
+    let is_below = |least: f64| outcome(steps).0.is_none_or(|answer| score(answer) <= least);
+    if selection.outcome_above.is_some_and(is_below) {
         return Vec::new();
     }
     let of_step = |step: &Step| {
@@ -143,9 +142,15 @@ pub fn lessons(labelled: &LabelledQuestion, steps: &[Step], method: Objective, s
         };
         match method {
             Objective::Sft => {
-                let chosen = completion(&step.candidates[step.chosen]);
-                let good = chosen.reward.is_none_or(|reward| reward > selection.chosen_above);
-                (good && !step.action().is_malformed()).then(|| Lesson::imitated(question, prompt, vec![chosen]))
+                let chosen = &step.candidates[step.chosen];
+                // Where nobody gave rewards, the action that led to the good outcome is as good as any.
+                let is_good = |candidate: &&Candidate| match candidate.reward {
+                    Some(reward) => reward > selection.chosen_above,
+                    None => std::ptr::eq(*candidate, chosen),
+                };
+                let good = step.candidates.iter().filter(is_good);
+                let good: Vec<_> = good.filter(|c| !c.action.is_malformed()).map(completion).collect();
+                (!good.is_empty()).then(|| Lesson::imitated(question, prompt, good))
             }
             Objective::Dpo { .. } | Objective::Prm { .. } => {
                 let all = step.candidates.iter().map(completion).collect();

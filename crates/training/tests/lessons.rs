@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use gym::{Gold, Message, Prompt, Role, SubQuestion};
+use gym::{
+    Action, Candidate, Gold, LabelledQuestion, Message, Prompt, Question, QuestionId, Role, Step, SubQuestion, Usage,
+};
 use lm::LocalModel;
 use training::expert::{Hop, hops};
-use training::lesson::{Completion, Lesson, Selection};
+use training::lesson::{Completion, Lesson, Selection, lessons};
 use training::objective::Objective;
 use training::rewarder::Rewarder;
 use training::trl::{from_trl, to_trl};
@@ -87,6 +89,59 @@ fn labelled_steps_are_imitated_where_good_and_compared_where_ways_part() {
     // States of one way are held out together.
     let all = read(WAYS, Objective::Sft).unwrap();
     assert_eq!(all[0].question, all[1].question);
+}
+
+#[test]
+fn an_episode_that_came_to_nothing_teaches_only_if_it_may() {
+    let candidate = |answer: &str, reward| Candidate {
+        text: answer.into(),
+        reasoning: None,
+        action: Action::Finish { answer: answer.into() },
+        token_ids: Vec::new(),
+        token_logprobs: Vec::new(),
+        multiplicity: 1,
+        redundant: false,
+        reward: Some(reward),
+    };
+    let step = |chosen| Step {
+        step_idx: 0,
+        truncated: false,
+        prompt: Some(prompt()),
+        dropped: Vec::new(),
+        candidates: vec![candidate("Ada", 1.0), candidate("Bob", 0.0)],
+        chosen,
+        verdict: None,
+        opinions: Vec::new(),
+        hits: Vec::new(),
+        finding: None,
+        usage: Usage::default(),
+    };
+    let labelled = LabelledQuestion {
+        question: Question {
+            id: QuestionId("q1".into()),
+            text: "Who?".into(),
+            options: Vec::new(),
+        },
+        gold: Gold {
+            answers: vec!["Ada".into()],
+            ..Gold::default()
+        },
+        kind: None,
+        split: None,
+    };
+    let any = Selection {
+        outcome_above: None,
+        ..Selection::default()
+    };
+    let taught = |chosen, selection| {
+        let all = lessons(&labelled, &[step(chosen)], PRM, selection);
+        all.iter().map(|lesson| lesson.pairs.len()).sum::<usize>()
+    };
+    assert_eq!(
+        [taught(0, Selection::default()), taught(1, Selection::default())],
+        [1, 0]
+    );
+    assert_eq!([taught(0, any), taught(1, any)], [1, 1]);
 }
 
 #[test]

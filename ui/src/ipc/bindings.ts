@@ -501,11 +501,10 @@ export type TrainRequest = {
 	method: string,
 	/**  Runs whose episodes teach. */
 	runs: string[],
-	/**
-	 *  Whose rewards of the runs' candidates count; `None` for each run's own. Not for SFT, which learns from
-	 *  the actions that were taken.
-	 */
+	/**  Whose rewards of the runs' candidates count; `None` for each run's own, by which SFT goes too. */
 	judge: string | null,
+	/**  Their episodes teach whatever they came to, else those with a good outcome. Not for SFT. */
+	any_outcome?: boolean,
 	/**  Files of TRL's JSON lines. */
 	files: string[],
 	/**  Question sets whose gold evidence teaches, for `agents` over `corpus`. */

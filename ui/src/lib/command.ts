@@ -53,10 +53,10 @@ export function commandLine(request: RunRequest): string {
   return spelled("rag-gym run", options);
 }
 
-/** A command with those of its options that have a value. */
-export function spelled(command: string, options: [string, string | number | null | undefined][]): string {
-  const given = options.filter(([, value]) => value != null && value !== "");
-  return [command, ...given.map(([name, value]) => `--${name} ${quoted(String(value))}`)].join(" ");
+/** A command with those of its options that have a value, and its flags that are set. */
+export function spelled(command: string, options: [string, string | number | boolean | null | undefined][]): string {
+  const given = options.filter(([, value]) => value != null && value !== "" && value !== false);
+  return [command, ...given.map(([name, value]) => (value === true ? `--${name}` : `--${name} ${quoted(String(value))}`))].join(" ");
 }
 
 function quoted(value: string): string {

@@ -44,7 +44,8 @@ describe("the form of a training", () => {
     const command = trainCommand(request);
     expect(command).toContain("rag-gym train sft --data '/a b.jsonl' --expert w-train --agents search-o1 --limit 5 --k 3 --base small --out sft-1 --rank 16 --alpha 32 --targets q,k,v --lr 0.001");
     expect(command).not.toContain("--beta");
+    expect(trainCommand({ ...request, any_outcome: true })).toBe(command);
     expect(trainCommand({ ...request, method: "prm", readings: 9, clozes: 2, counterfactuals: 1 })).toMatch(/--limit 5 --counterfactuals 1 --k 3/);
-    expect(trainCommand({ ...request, method: "dpo", expert: [], runs: ["r1", "r2"], judge: "human" })).toMatch(/dpo --from r1,r2 --judge human .* --beta 0.1/);
+    expect(trainCommand({ ...request, method: "dpo", expert: [], runs: ["r1", "r2"], judge: "human", any_outcome: true })).toMatch(/dpo --from r1,r2 --judge human --any-outcome --data .* --beta 0.1/);
   });
 });

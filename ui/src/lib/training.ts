@@ -38,6 +38,7 @@ export function defaultTraining(overview: Overview, taken: string[]): TrainReque
     method: "sft",
     runs: [],
     judge: null,
+    any_outcome: false,
     files: [],
     expert: set ? [set.name] : [],
     agents: ["search-o1"],
@@ -82,7 +83,8 @@ export function missing(request: TrainRequest): string | null {
 /** The request without what its method does not use. */
 export function settled(request: TrainRequest): TrainRequest {
   const sft = request.method === "sft";
-  return { ...request, readings: sft ? request.readings : null, clozes: sft ? request.clozes : 0, judge: !sft && request.runs.length ? request.judge : null, out: request.out.trim() };
+  const judged = !sft && request.runs.length > 0;
+  return { ...request, readings: sft ? request.readings : null, clozes: sft ? request.clozes : 0, judge: judged ? request.judge : null, any_outcome: judged && request.any_outcome, out: request.out.trim() };
 }
 
 /** The command that does the same as the form. */
@@ -92,6 +94,7 @@ export function trainCommand(draft: TrainRequest): string {
   return spelled(`rag-gym train ${request.method}`, [
     ["from", request.runs.join()],
     ["judge", request.judge],
+    ["any-outcome", request.any_outcome],
     ["data", request.files.join()],
     ["expert", gold ? request.expert.join() : null],
     ["agents", gold ? request.agents.join() : null],
