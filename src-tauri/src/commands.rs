@@ -251,6 +251,7 @@ pub async fn add_endpoint(
     url: String,
     model: String,
     key_env: Option<String>,
+    context_tokens: Option<u32>,
     grammar: bool,
 ) -> Reply<Vec<String>> {
     on_thread(&studio, move |studio| {
@@ -258,7 +259,7 @@ pub async fn add_endpoint(
             url,
             model,
             key_env,
-            context_tokens: None,
+            context_tokens: context_tokens.map(|tokens| tokens as usize),
             route: Route::default(),
             grammar,
         };

@@ -309,7 +309,7 @@ pub enum ModelsCommand {
     Show {
         name: String,
     },
-    /// Forget a model; its file stays
+    /// Forget a model; a file that was added stays, one that training or set-up made here goes
     Remove {
         name: String,
     },

@@ -34,6 +34,11 @@ impl AgentKind {
         AgentKind::Research,
     ];
 
+    /// May take several search steps, each chosen by the model.
+    pub fn searches(self) -> bool {
+        matches!(self, AgentKind::React | AgentKind::SearchO1 | AgentKind::Research)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             AgentKind::Direct => "direct",
@@ -271,7 +276,7 @@ impl Agent {
 
     /// May take several search steps, each chosen by the model.
     pub fn searches(&self) -> bool {
-        matches!(self.kind, AgentKind::React | AgentKind::SearchO1 | AgentKind::Research)
+        self.kind.searches()
     }
 
     /// A reader condenses what a query retrieved; the model sees its findings, not the passages.
@@ -385,7 +390,10 @@ impl Agent {
             }
         } else {
             match (query, answer) {
-                (Some(_), Some(answer)) if answer_first => Action::Finish { answer },
+                // ReSearch says what it would answer in every step: its query counts.
+                (Some(_), Some(answer)) if answer_first && self.kind != AgentKind::Research => {
+                    Action::Finish { answer }
+                }
                 (Some(query), answer) => Action::Search {
                     query,
                     predicted_answer: answer.filter(|_| self.kind == AgentKind::Research),

@@ -36,7 +36,7 @@ pub struct Agreement {
     /// Mean over states of Kendall's tau-b; n counts states where neither judge ties all candidates.
     pub kendall_tau: Option<Measure>,
     /// Cohen's kappa on chosen (reward above 0.75) and rejected (below 0.5); n counts candidates that both
-    /// judges call one of these. Rewards that leave 0..1 are replaced by those of their ranking.
+    /// judges call one of these. A judge whose rewards leave 0..1 in any state goes by its ranking in all.
     pub cohen_kappa: Option<Measure>,
 }
 
@@ -57,10 +57,15 @@ struct Counts {
 
 pub fn agreement(states: &[JudgedState], seed: Seed) -> Agreement {
     let mut by_question: BTreeMap<&QuestionId, Counts> = BTreeMap::new();
+    let ranks = |of: fn(&JudgedState) -> &Option<Vec<f64>>| {
+        let rewards = states.iter().filter_map(|state| of(state).as_ref()).flatten();
+        rewards.into_iter().any(|reward| !(0.0..=1.0).contains(reward))
+    };
+    let ranks = [ranks(|state| &state.a), ranks(|state| &state.b)];
     for state in states {
         let counts = by_question.entry(&state.question).or_default();
         if let (Some(a), Some(b)) = (&state.a, &state.b) {
-            *counts = counts.plus(&Counts::of(a, b));
+            *counts = counts.plus(&Counts::of([a, b], ranks));
         }
     }
     let counts: Vec<Counts> = by_question.into_values().collect();
@@ -82,7 +87,8 @@ pub fn agreement(states: &[JudgedState], seed: Seed) -> Agreement {
 }
 
 impl Counts {
-    fn of(a: &[f64], b: &[f64]) -> Counts {
+    /// `ranks`: whether a judge's rewards are no shares of 1, so that only their order tells good from bad.
+    fn of([a, b]: [&[f64]; 2], ranks: [bool; 2]) -> Counts {
         let mut counts = Counts::default();
         let (mut alike, mut unlike) = (0.0, 0.0);
         for i in 0..a.len().min(b.len()) {
@@ -100,7 +106,7 @@ impl Counts {
             counts.tau_sum = tau;
             counts.tau_states = 1.0;
         }
-        for (a, b) in labels(a).into_iter().zip(labels(b)) {
+        for (a, b) in labels(a, ranks[0]).into_iter().zip(labels(b, ranks[1])) {
             if let (Some(a), Some(b)) = (a, b) {
                 counts.table[usize::from(a)][usize::from(b)] += 1.0;
             }
@@ -161,9 +167,13 @@ pub fn kendall_tau_b(a: &[f64], b: &[f64]) -> Option<f64> {
 }
 
 /// Whether each candidate is chosen (true), rejected (false) or neither.
-fn labels(rewards: &[f64]) -> Vec<Option<bool>> {
+fn labels(rewards: &[f64], by_rank: bool) -> Vec<Option<bool>> {
     let mut rewards = rewards.to_vec();
-    if rewards.iter().any(|reward| !(0.0..=1.0).contains(reward)) {
+    if by_rank && rewards.len() < 2 {
+        // First of one says nothing.
+        return vec![None; rewards.len()];
+    }
+    if by_rank {
         let mut ranking: Vec<usize> = (0..rewards.len()).collect();
         ranking.sort_by(|&i, &j| rewards[j].total_cmp(&rewards[i]));
         rewards = rank_rewards(&ranking, rewards.len());
@@ -283,10 +293,14 @@ mod tests {
     #[test]
     fn unbounded_scores_are_labelled_by_their_ranking() {
         assert_eq!(
-            labels(&[-3.0, 12.0, 4.0, 0.0]),
+            labels(&[-3.0, 12.0, 4.0, 0.0], true),
             [Some(false), Some(true), None, Some(false)]
         );
-        assert_eq!(labels(&[0.8, 0.75, 0.5, 0.49]), [Some(true), None, None, Some(false)]);
+        assert_eq!(labels(&[0.3], true), [None], "first of one");
+        assert_eq!(
+            labels(&[0.8, 0.75, 0.5, 0.49], false),
+            [Some(true), None, None, Some(false)]
+        );
     }
 
     /// Questions are resampled whole: ten equal states of one question say no more than one.

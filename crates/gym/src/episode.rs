@@ -290,6 +290,7 @@ fn run_step(
         steps,
         state,
         candidates: &candidates,
+        must_answer: state.truncated || prompt.is_some() && !engines.agent.searches(),
         seed: judging_seed(seed),
         cancel,
     };

@@ -39,7 +39,7 @@ impl EvidenceJudge {
 
     fn reward(&self, visit: &Visit<'_>, evidence: &Evidence, action: &Action) -> Result<f64, EngineError> {
         let state = visit.state;
-        let sufficient = evidence.missing.is_empty() || state.truncated;
+        let sufficient = evidence.missing.is_empty() || visit.must_answer;
         Ok(match action {
             Action::Malformed { .. } => 0.0,
             Action::Finish { answer } => match (correctness(answer, state, visit.gold()), sufficient) {
@@ -105,7 +105,7 @@ impl Evidence {
 
 impl Judge for EvidenceJudge {
     fn id(&self) -> &str {
-        "evidence#2"
+        "evidence#3"
     }
 
     fn judge(&self, visit: &Visit<'_>) -> Result<Verdict, EngineError> {

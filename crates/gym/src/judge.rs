@@ -14,6 +14,8 @@ pub struct Visit<'a> {
     pub steps: &'a [Step],
     pub state: &'a State,
     pub candidates: &'a [Candidate],
+    /// No search may follow: the agent is out of steps, or has the one call that answers (Direct, CoT, RAG).
+    pub must_answer: bool,
     /// Every draw of a judge is derived from it; see [`judging_seed`].
     pub seed: Seed,
     pub cancel: &'a Cancel,

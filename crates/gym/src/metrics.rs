@@ -215,6 +215,8 @@ pub(crate) fn gold_titles(gold: &Gold) -> Vec<String> {
             .map(title_key)
             .collect();
     }
+    // A passage without a title cannot be told from others by it.
+    titles.retain(|title| !title.is_empty());
     titles.sort();
     titles.dedup();
     titles

@@ -320,6 +320,7 @@ fn evidence_rewards(state: &State, gold: &Gold, actions: impl IntoIterator<Item 
         steps: &[],
         state,
         candidates: &candidates,
+        must_answer: state.truncated,
         seed: Seed(0),
         cancel: &Cancel::default(),
     };
@@ -442,13 +443,14 @@ fn a_reward_model_guides_and_the_judge_is_kept_beside_it() {
     let [Opinion { judge_id, verdict }] = &step.opinions[..] else {
         panic!("{:?}", step.opinions)
     };
-    assert_eq!(judge_id, "evidence#2");
+    assert_eq!(judge_id, "evidence#3");
     let expected = EvidenceJudge::new(Arc::new(RETRIEVER()), 3);
     let visit = Visit {
         labelled: &labelled(),
         steps: &[],
         state: &State::new(labelled().question),
         candidates: &step.candidates,
+        must_answer: false,
         seed: Seed(0),
         cancel: &Cancel::default(),
     };

@@ -58,6 +58,7 @@ fn judged_on(
         steps,
         state: &state,
         candidates,
+        must_answer: false,
         seed,
         cancel,
     })
@@ -434,6 +435,7 @@ fn an_episode_with_these_judges_resumes_from_every_prefix_to_the_same_steps() {
                 steps: &whole[..n],
                 state: &state,
                 candidates: &whole[n].candidates,
+                must_answer: whole[n].truncated,
                 seed: gym::judge::judging_seed(seed),
                 cancel: &Cancel::default(),
             });

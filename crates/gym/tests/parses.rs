@@ -51,6 +51,7 @@ fn actions_are_read_as_models_write_them() {
         (React, "Thought: I need x.\nSearch: x", "search x"),
         (React, "Search: x\nFound: y\nAnswer: y", "search x"),
         (React, "Answer: y\nSearch: x", "finish y"),
+        (Research, "Answer: y\nUnsupported: z\nQuery: x", "search x | y"),
         (React, "Search: none", neither),
         (React, "Search: None\nAnswer: Paris", "finish Paris"),
         (React, "Search: No further query is needed.\nAnswer: Paris", "finish Paris"),

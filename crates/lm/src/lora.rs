@@ -18,6 +18,9 @@ struct AdapterConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+    /// Modules with a scale of their own.
+    #[serde(default)]
+    alpha_pattern: HashMap<String, f64>,
 }
 
 const PARTS: [&str; 7] = [
@@ -47,6 +50,9 @@ pub fn with_adapter(base: &Decoder, dir: &Path) -> Result<(Decoder, Option<Vec<f
         serde_json::from_slice(&read("adapter_config.json")?).map_err(|e| damaged(e.to_string()))?;
     if config.use_dora {
         return Err(LmError::Unsupported("DoRA adapters".into()));
+    }
+    if !config.alpha_pattern.is_empty() {
+        return Err(LmError::Unsupported("adapters with an alpha_pattern".into()));
     }
     if config.r == 0 {
         return Err(damaged("rank 0".into()));

@@ -156,8 +156,12 @@ impl LocalModel {
         &self.info
     }
 
-    pub fn tokenizer(&self) -> &Tokenizer {
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    pub fn template(&self) -> &Arc<ChatTemplate> {
+        &self.template
     }
 
     pub fn decoder(&self) -> &Decoder {

@@ -1,6 +1,6 @@
 //! Models on this machine: what they are and where their files lie.
 
-use rusqlite::{Row, params};
+use rusqlite::{Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Attempt;
@@ -19,7 +19,7 @@ pub struct Model {
 }
 
 impl Store {
-    /// Adds the model or replaces the one of the same name.
+    /// Adds the model or replaces the one of the same name, unless adapters belong to that and its contents differ.
     pub fn put_model(&self, model: &Model) -> Result<()> {
         let attempted = format!("storing model `{}`", model.name);
         self.write(&attempted, |transaction| {
@@ -28,6 +28,12 @@ impl Store {
                 if found.attempt(&attempted)?.is_none() {
                     return Err(Error::NotFound { what: "model", name: base.clone() });
                 }
+            }
+            let sql = "SELECT sha256 FROM model WHERE name = ?1";
+            let before: Option<String> =
+                sql::first(transaction, sql, [&model.name], |row| row.get(0)).attempt(&attempted)?;
+            if before.is_some_and(|sha256| sha256 != model.sha256) {
+                free(transaction, &model.name).attempt(&attempted)??;
             }
             sql::execute(
                 transaction,
@@ -63,18 +69,7 @@ impl Store {
     pub fn remove_model(&self, name: &str) -> Result<()> {
         let attempted = format!("removing model `{name}`");
         self.write(&attempted, |transaction| {
-            let sql = "SELECT name FROM model WHERE adapter_of = ?1 AND name <> ?1 ORDER BY name";
-            let by = sql::rows(transaction, sql, [name], |row| {
-                row.get::<_, String>(0).map(|by| format!("adapter `{by}`"))
-            })
-            .attempt(&attempted)?;
-            if !by.is_empty() {
-                return Err(Error::InUse {
-                    what: "model",
-                    name: name.into(),
-                    by,
-                });
-            }
+            free(transaction, name).attempt(&attempted)??;
             match transaction
                 .execute("DELETE FROM model WHERE name = ?1", [name])
                 .attempt(&attempted)?
@@ -87,6 +82,22 @@ impl Store {
             }
         })
     }
+}
+
+/// Whether no adapter belongs to a model.
+fn free(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<Result<()>> {
+    let sql = "SELECT name FROM model WHERE adapter_of = ?1 AND name <> ?1 ORDER BY name";
+    let by = sql::rows(transaction, sql, [name], |row| {
+        row.get::<_, String>(0).map(|by| format!("adapter `{by}`"))
+    })?;
+    Ok(match by.is_empty() {
+        true => Ok(()),
+        false => Err(Error::InUse {
+            what: "model",
+            name: name.into(),
+            by,
+        }),
+    })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Model> {
@@ -135,6 +146,11 @@ mod tests {
         assert_eq!(store.model("base").unwrap().path, "/n");
         assert_eq!(store.models().unwrap().len(), 2);
         assert!(matches!(store.remove_model("base"), Err(Error::InUse { .. })));
+        let others = Model {
+            sha256: "01".into(),
+            ..base.clone()
+        };
+        assert!(matches!(store.put_model(&others), Err(Error::InUse { .. })));
         store.remove_model("adapter").unwrap();
         store.remove_model("base").unwrap();
         assert!(matches!(store.model("base"), Err(Error::NotFound { .. })));

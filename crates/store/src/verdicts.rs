@@ -203,7 +203,7 @@ mod tests {
     fn an_opinion_commits_with_its_step_and_replays_harmlessly() {
         let (_dir, store) = testing::with_run();
         let opinion = gym::Opinion {
-            judge_id: "evidence#2".into(),
+            judge_id: "evidence#3".into(),
             verdict: Verdict {
                 rewards: Some(vec![1.0, 0.3]),
                 rationale: Some("why".into()),

@@ -201,23 +201,21 @@ impl Studio {
 
     /// A model of this machine, read from disk once; an adapter shares the weights of its base.
     pub(crate) fn load_local(&self, name: &str) -> Result<Arc<lm::LocalModel>> {
-        // The map is not held while files are read: a base is loaded for its adapter.
-        if let Some(model) = lock(&self.inner.models).get(name) {
-            return Ok(model.clone());
-        }
         let row = self.model_row(name)?;
+        if let Some(model) = self.inner.models.get(name, &row.sha256) {
+            return Ok(model);
+        }
         if row.architecture == ENCODER {
             return Err(StudioError::Invalid(format!(
                 "model `{name}` is an encoder: it writes no text"
             )));
         }
         let path = Path::new(&row.path);
-        let model = Arc::new(match &row.adapter_of {
+        let model = match &row.adapter_of {
             Some(base) => self.load_local(base)?.with_adapter(path)?,
             None => lm::LocalModel::open(path)?,
-        });
-        // Whoever was first counts: prompts are cached by model.
-        Ok(lock(&self.inner.models).entry(name.into()).or_insert(model).clone())
+        };
+        Ok(self.inner.models.keep(name, &row.sha256, model))
     }
 
     /// Drops what is loaded under a name, and the adapters on it: its files are others now, or gone.
@@ -225,8 +223,8 @@ impl Studio {
         let models = self.store().models()?.into_iter();
         let adapters = models.filter(|model| model.adapter_of.as_deref() == Some(name));
         for name in adapters.map(|model| model.name).chain([name.to_owned()]) {
-            lock(&self.inner.models).remove(&name);
-            lock(&self.inner.rewarders).remove(&name);
+            self.inner.models.forget(&name);
+            self.inner.rewarders.forget(&name);
             lock(&self.inner.endpoints).remove(&name);
         }
         Ok(())

@@ -222,6 +222,37 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// A reward model's numbers are no shares of 1.
+    #[test]
+    fn what_a_reward_model_chose_is_imitated_and_compared_by_a_judge_only() {
+        let (dir, studio) = testing::judged_run();
+        let mut row = studio.run_row(RUN).unwrap();
+        row.id = "guided".into();
+        row.config["settings"]["reward_model"] = "prm".into();
+        studio.store().create_run(&row).unwrap();
+        studio.store().create_episodes("guided", &[testing::id("q1")]).unwrap();
+        let action = |answer: &str| gym::Action::Finish { answer: answer.into() };
+        let step = testing::step(
+            0,
+            vec![
+                testing::candidate("Answer: Ada", action("Ada"), -0.4),
+                testing::candidate("Answer: Bob", action("Bob"), 1.9),
+            ],
+        );
+        let steps = [step];
+        studio
+            .store()
+            .append_step("guided", &testing::id("q1"), &steps[0], 1)
+            .unwrap();
+        let labelled = studio.store().episode_question("guided", &testing::id("q1")).unwrap();
+        let episode = crate::results::finished_episode("guided", &labelled, &steps, 1);
+        studio.store().finish_episode(&episode).unwrap();
+        let to = dir.path().join("out.jsonl");
+        assert_eq!(studio.export("guided", &to, Format::TrlSft, None).unwrap().records, 1);
+        assert_eq!(lines(&to)[0]["messages"][1]["content"], "Answer: Ada");
+        assert!(studio.export("guided", &to, Format::TrlPreference, None).is_err());
+    }
+
     #[test]
     fn lessons_go_by_the_runs_own_rewards_or_by_another_judges() {
         let (dir, studio) = testing::judged_run();

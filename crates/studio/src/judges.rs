@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use gym::judge::{judging_seed, step_seed};
 use gym::{
-    Agreement, EvidenceJudge, Hit, Judge, JudgedState, LlmJudge, Outcome, QuestionId, RolloutJudge, Seed, Visit,
-    state_after,
+    AgentKind, Agreement, EvidenceJudge, Hit, Judge, JudgedState, LlmJudge, Outcome, QuestionId, RolloutJudge, Seed,
+    Visit, state_after,
 };
 use serde::Serialize;
 use store::RUN_JUDGE;
 
-use crate::engines::style_of;
+use crate::engines::{parse, style_of};
 use crate::rewards::reward_id;
 use crate::view::{AgentSettings, Progress};
 use crate::{Cancel, Result, Studio, StudioError, run};
@@ -217,6 +217,8 @@ impl Studio {
             self.check_models(&row)?;
         }
         let judge = self.judge(&spec, &settings)?;
+        let searches = parse::<AgentKind>(&settings.agent)?.searches();
+        let own = run::own_judge_of(&row)?;
         let mut report = Annotation {
             run: run.into(),
             judge: judge.id().into(),
@@ -233,7 +235,7 @@ impl Studio {
                 .store()
                 .verdicts(run, question)?
                 .into_iter()
-                .filter(|stored| stored.judge_id == judge.id())
+                .filter(|stored| named_by(stored.judge_id.clone(), own.as_deref()) == judge.id())
                 .map(|stored| (stored.step_idx, stored.verdict.rewards.is_none()))
                 .collect();
             for (at, step) in steps.iter().enumerate() {
@@ -253,6 +255,7 @@ impl Studio {
                     steps: &steps[..at],
                     state: &state,
                     candidates: &step.candidates,
+                    must_answer: step.truncated || step.prompt.is_some() && !searches,
                     seed: judging_seed(step_seed(Seed(settings.seed.into()), question, step.step_idx)),
                     cancel,
                 })?;
@@ -400,10 +403,10 @@ mod tests {
 
     #[test]
     fn a_judge_is_found_by_name_or_by_id_and_never_guessed() {
-        let ids = ["evidence#1", "evidence#2", "llm:m#1-compact-ab"].map(str::to_owned);
+        let ids = ["evidence#2", "evidence#3", "llm:m#1-compact-ab"].map(str::to_owned);
         let known: BTreeSet<String> = ids.iter().cloned().collect();
         assert_eq!(find_judge("llm:m", "r", &known).unwrap(), ids[2]);
-        assert_eq!(find_judge("evidence#1", "r", &known).unwrap(), ids[0]);
+        assert_eq!(find_judge("evidence#2", "r", &known).unwrap(), ids[0]);
         assert!(
             find_judge("evidence", "r", &known)
                 .unwrap_err()
@@ -418,12 +421,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_runs_own_judge_has_judged_it_already() {
+        let (_dir, studio) = testing::judged_run();
+        let found = studio
+            .annotate(RUN, "evidence", &Cancel::default(), &mut |_| {})
+            .unwrap();
+        assert_eq!((found.states, found.judged), (4, 0));
+        let mut judges: Vec<String> = studio
+            .verdicts(RUN, "q1")
+            .unwrap()
+            .into_iter()
+            .map(|v| v.judge)
+            .collect();
+        judges.dedup();
+        assert_eq!(judges, ["evidence#3"]);
+    }
+
     /// A person's verdicts, as the window stores them.
     #[test]
     fn a_persons_verdicts_are_a_judges() {
         let (_dir, studio) = testing::judged_run();
         let missing = studio.agreement(RUN, "human", "evidence").unwrap_err().to_string();
-        assert!(missing.contains("only by: evidence#2"), "{missing}");
+        assert!(missing.contains("only by: evidence#3"), "{missing}");
         let judged = |question: &str, rewards: Option<Vec<f64>>| {
             let verdict = Verdict {
                 rewards,
@@ -436,7 +456,7 @@ mod tests {
         };
         judged("q1", Some(vec![0.5, 1.0]));
         let against = studio.agreement(RUN, "human", "evidence").unwrap();
-        assert_eq!((against.a.as_str(), against.b.as_str()), ("human", "evidence#2"));
+        assert_eq!((against.a.as_str(), against.b.as_str()), ("human", "evidence#3"));
         let tau = against.agreement.kendall_tau.unwrap();
         assert_eq!((against.agreement.states, tau.value), (1, -1.0));
         // Who skips a state abstains.

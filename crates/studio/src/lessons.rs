@@ -77,7 +77,7 @@ impl Studio {
         if all.is_empty() {
             return Err(StudioError::Invalid(
                 "there is nothing to learn: no finished episode has a good outcome and, for dpo and prm, a state with \
-                 candidates above 0.75 and below 0.5; no file has a state with good and bad steps; and no question of \
+                 candidates above 0.75 and below 0.5 (of runs by a reward model: by --judge); no file has a state with good and bad steps; and no question of \
                  a set that teaches has a known way"
                     .into(),
             ));
@@ -86,15 +86,18 @@ impl Studio {
     }
 
     /// Calls back with every finished episode of a run; with a judge, candidates have that judge's rewards,
-    /// or none in states that it has not judged.
+    /// or none in states that it has not judged. A reward model's numbers are no shares of 1: without a judge,
+    /// candidates that it chose among have no rewards.
     pub(crate) fn each_episode(
         &self,
         run: &str,
         judge: Option<&str>,
         mut each: impl FnMut(&LabelledQuestion, &[gym::Step]) -> Result<()>,
     ) -> Result<()> {
-        self.run_row(run)?;
-        let rewards = judge.map(|judge| self.rewards_by(run, judge)).transpose()?;
+        let rewards = match judge {
+            Some(judge) => Some(self.rewards_by(run, judge)?),
+            None => settings_of(&self.run_row(run)?)?.reward_model.map(|_| BTreeMap::new()),
+        };
         for episode in self.store().episodes(run)? {
             if episode.status != EpisodeStatus::Finished {
                 continue;

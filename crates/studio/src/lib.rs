@@ -22,6 +22,7 @@ mod export;
 mod human;
 mod inspect;
 mod judges;
+mod kept;
 mod lessons;
 mod library;
 pub mod machine;
@@ -59,6 +60,8 @@ pub use run::RunOptions;
 pub use train::{EvalPoint, TrainReport, TrainRequest, TrainStep};
 pub use trainings::TrainingView;
 
+use kept::Kept;
+
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
 /// One home folder: its database, its indexes, its models, and the jobs of this process.
@@ -71,10 +74,10 @@ struct Inner {
     home: PathBuf,
     store: store::Store,
     /// Loaded models, connected endpoints and open indexes, by name.
-    models: Mutex<HashMap<String, Arc<lm::LocalModel>>>,
-    rewarders: Mutex<HashMap<String, Arc<rewards::Loaded>>>,
+    models: Kept<lm::LocalModel>,
+    rewarders: Kept<rewards::Loaded>,
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
-    indexes: Mutex<HashMap<String, Arc<retrieval::Bm25Index>>>,
+    indexes: Kept<retrieval::Bm25Index>,
     jobs: Mutex<HashMap<String, run::Job>>,
     trainings: Mutex<HashMap<String, trainings::TrainingJob>>,
     /// Scores of finished runs, by id.
@@ -95,10 +98,10 @@ impl Studio {
             inner: Arc::new(Inner {
                 home,
                 store,
-                models: Mutex::default(),
-                rewarders: Mutex::default(),
+                models: Kept::default(),
+                rewarders: Kept::default(),
                 endpoints: Mutex::default(),
-                indexes: Mutex::default(),
+                indexes: Kept::default(),
                 jobs: Mutex::default(),
                 trainings: Mutex::default(),
                 finished_runs: Mutex::default(),

@@ -8,7 +8,7 @@ use crate::view::{
     CorpusView, ImportView, ModelView, Overview, PassageView, Progress, QuestionPage, QuestionSetView, QuestionView,
     Rejected, SearchView, TermView,
 };
-use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock, machine, show};
+use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, machine, show};
 
 impl Studio {
     /// The state of the program in one value.
@@ -150,12 +150,15 @@ impl Studio {
         self.forget_loaded(name)
     }
 
-    /// Forgets a model. Its file or folder goes too if it lies in the home, where set-up or training wrote it.
+    /// Forgets a model. Its file or folder goes too if it lies in the home, where set-up or training wrote it, and no
+    /// other model is there.
     pub fn remove_model(&self, name: &str) -> Result<()> {
         let path = PathBuf::from(self.model_row(name)?.path);
         self.store().remove_model(name)?;
         self.forget_loaded(name)?;
-        if path.starts_with(self.home().join("models")) {
+        let models = self.store().models()?;
+        let shared = models.iter().any(|model| Path::new(&model.path) == path);
+        if path.starts_with(self.home().join("models")) && !shared {
             let removed = match path.is_dir() {
                 true => std::fs::remove_dir_all(&path),
                 false => std::fs::remove_file(&path),
@@ -326,7 +329,7 @@ impl Studio {
     pub fn remove_corpus(&self, name: &str) -> Result<()> {
         self.corpus_row(name)?;
         self.store().remove_corpus(name)?;
-        lock(&self.inner.indexes).remove(name);
+        self.inner.indexes.forget(name);
         self.remove_index(name)
     }
 
@@ -344,9 +347,9 @@ impl Studio {
 
     /// A corpus's index, opened once; rebuilt from the store if its folder is gone or broken.
     pub(crate) fn index(&self, name: &str) -> Result<Arc<retrieval::Bm25Index>> {
-        self.corpus_row(name)?;
-        if let Some(index) = lock(&self.inner.indexes).get(name) {
-            return Ok(index.clone());
+        let hash = self.corpus_row(name)?.content_hash;
+        if let Some(index) = self.inner.indexes.get(name, &hash) {
+            return Ok(index);
         }
         let dir = self.index_dir(name);
         let index = match retrieval::Bm25Index::open(&dir) {
@@ -367,9 +370,7 @@ impl Studio {
                 retrieval::Bm25Index::open(&dir)?
             }
         };
-        let index = Arc::new(index);
-        lock(&self.inner.indexes).insert(name.into(), index.clone());
-        Ok(index)
+        Ok(self.inner.indexes.keep(name, &hash, index))
     }
 
     pub fn search(&self, corpus: &str, query: &str, k: u32) -> Result<SearchView> {

@@ -55,13 +55,16 @@ impl Studio {
             .collect();
         // Of the questions asked, once one is answered: an unanswered one scores 0, as in `evaluate`.
         let interval = |of: fn(&store::Episode) -> Option<f64>| {
+            // Where no answer is known, nothing can be wrong.
+            if !finished.iter().any(|episode| of(episode).is_some()) {
+                return None;
+            }
             let score = |episode: &store::Episode| match episode.status {
                 EpisodeStatus::Finished => of(episode),
                 _ => Some(0.0),
             };
             let scores: Vec<f64> = episodes.iter().filter_map(score).collect();
-            let interval = bootstrap_mean(&scores, RESAMPLES, SEED);
-            interval.filter(|_| !finished.is_empty()).map(IntervalView::from)
+            bootstrap_mean(&scores, RESAMPLES, SEED).map(IntervalView::from)
         };
         let malformed = episodes.iter().map(|episode| episode.malformed_steps).sum();
         let searches: f64 = episodes.iter().map(|episode| f64::from(episode.searches)).sum();
@@ -176,6 +179,9 @@ pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[
     let (answer, termination) = outcome(steps);
     let text = answer.unwrap_or_default();
     let known = !labelled.gold.answers.is_empty();
+    // No answer is wrong, even where the gold answer is nothing but an article ("A") and so normalises to nothing;
+    // and option A is right by F1 too, though no token of it is left.
+    let exact = answer.map_or(0.0, |answer| metrics::exact_match(answer, &labelled.gold));
     store::Episode {
         run_id: run.into(),
         question_id: labelled.question.id.clone(),
@@ -183,10 +189,8 @@ pub(crate) fn finished_episode(run: &str, labelled: &LabelledQuestion, steps: &[
         status: EpisodeStatus::Finished,
         answer: answer.map(str::to_owned),
         termination: Some(termination),
-        // No answer is wrong, even where the gold answer is nothing but an article ("A") and so normalises
-        // to nothing.
-        em: known.then(|| answer.map_or(0.0, |answer| metrics::exact_match(answer, &labelled.gold))),
-        f1: known.then(|| metrics::token_f1(text, &labelled.gold)),
+        em: known.then_some(exact),
+        f1: known.then(|| metrics::token_f1(text, &labelled.gold).max(exact)),
         accuracy: metrics::accuracy(text, &labelled.question, &labelled.gold),
         evidence_recall: metrics::evidence_recall(steps, &labelled.gold),
         searches: steps.iter().filter(|step| step.action().query().is_some()).count() as u32,

@@ -11,7 +11,7 @@ use training::rewarder::Rewarder;
 use crate::engines::parse;
 use crate::library::ENCODER;
 use crate::view::AgentSettings;
-use crate::{Result, Studio, StudioError, lock};
+use crate::{Result, Studio, StudioError};
 
 /// Raise it when the same files reward otherwise than before.
 const VERSION: u32 = 2;
@@ -90,29 +90,26 @@ impl Studio {
         Ok(Arc::new(TrainedReward {
             id: reward_id(&row),
             agent: Agent::new(parse(&settings.agent)?, style),
-            loaded: self.loaded_reward(name)?,
+            loaded: self.loaded_reward(&row)?,
         }))
     }
 
     /// Read from its files once.
-    fn loaded_reward(&self, name: &str) -> Result<Arc<Loaded>> {
-        if let Some(loaded) = lock(&self.inner.rewarders).get(name) {
-            return Ok(loaded.clone());
+    fn loaded_reward(&self, row: &store::Model) -> Result<Arc<Loaded>> {
+        let name = &row.name;
+        if let Some(loaded) = self.inner.rewarders.get(name, &row.sha256) {
+            return Ok(loaded);
         }
         let (root, adapter) = self.root_of(name)?;
-        let path = Path::new(&root.path);
         let loaded = match adapter {
-            Some(adapter) => Loaded::Adapter(Rewarder::open(&*self.load_local(&root.name)?, path, &adapter)?),
-            None if root.architecture == ENCODER => Loaded::Encoder(Scorer::open(path)?),
+            Some(adapter) => Loaded::Adapter(Rewarder::open(&*self.load_local(&root.name)?, &adapter)?),
+            None if root.architecture == ENCODER => Loaded::Encoder(Scorer::open(Path::new(&root.path))?),
             None => {
                 return Err(StudioError::Invalid(format!(
                     "reward model `{name}` has no base: train one with `rag-gym train prm`"
                 )));
             }
         };
-        Ok(lock(&self.inner.rewarders)
-            .entry(name.into())
-            .or_insert(Arc::new(loaded))
-            .clone())
+        Ok(self.inner.rewarders.keep(name, &row.sha256, loaded))
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::EpisodeStatus;
 
 use crate::claim::Claim;
-use crate::library::known;
+use crate::library::{check_name, known};
 use crate::view::{AgentSettings, JobView, RunRequest};
 use crate::{Cancel, Result, Studio, StudioError, clock, endpoints, lock};
 
@@ -391,6 +391,13 @@ impl Studio {
                 hint: ": it has no rag-gym.db".into(),
             });
         }
+        // Names become folders and files of this home.
+        let theirs = store::Store::open(&database)?;
+        let corpora = theirs.corpora()?.into_iter().map(|corpus| corpus.name);
+        let sets = theirs.question_sets()?.into_iter().map(|set| set.name);
+        let runs = theirs.runs()?.into_iter().map(|run| run.id);
+        corpora.chain(sets).chain(runs).try_for_each(|name| check_name(&name))?;
+        drop(theirs);
         let report = self.store().merge_from(&database)?;
         lock(&self.inner.finished_runs).clear();
         Ok(report)
@@ -444,5 +451,23 @@ fn job_view(run: &str, job: &Job) -> JobView {
         total: job.total,
         elapsed_ms,
         eta_ms: (here > 0.0).then(|| elapsed_ms / here * left),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing;
+
+    #[test]
+    fn a_home_whose_names_are_paths_is_not_merged() {
+        let (_dir, studio) = testing::judged_run();
+        let other = tempfile::tempdir().unwrap();
+        let theirs = store::Store::open(other.path().join("rag-gym.db")).unwrap();
+        let passages = std::iter::empty::<std::result::Result<gym::Passage, String>>();
+        theirs.create_corpus("../documents", "jsonl", "t", passages).unwrap();
+        drop(theirs);
+        let refused = studio.merge(other.path()).unwrap_err().to_string();
+        assert!(refused.contains("`../documents` is no name"), "{refused}");
+        assert!(studio.corpora().unwrap().iter().all(|corpus| corpus.name == "wiki"));
     }
 }

@@ -70,6 +70,7 @@ impl Studio {
 
     /// Brings the built-in world and models into the home.
     pub fn setup(&self, on_progress: &mut dyn FnMut(Progress), cancel: &Cancel) -> Result<()> {
+        let _held = self.claim("set-up")?;
         if known(self.store().corpus(CORPUS))?.is_none() {
             on_progress(Progress {
                 label: "building the built-in world".into(),
@@ -235,6 +236,10 @@ fn wait(
         if let Some(status) = status {
             if status.success() {
                 return Ok(());
+            }
+            // A terminal's Ctrl-C reaches the child too, and may end it first.
+            if cancel.is_cancelled() {
+                return Err(StudioError::Cancelled);
             }
             let mut message = String::new();
             if let Some(mut stderr) = child.stderr.take() {

@@ -18,7 +18,7 @@ pub fn id(question: &str) -> QuestionId {
     QuestionId(question.into())
 }
 
-/// Run `r` by judge `evidence#2` over q1 and q2 (finished, answered "Ada", right) and q3 (pending). A finished
+/// Run `r` by judge `evidence#3` over q1 and q2 (finished, answered "Ada", right) and q3 (pending). A finished
 /// episode has a search step, candidates "Search: ada" (reward 1) and "Search: bob" (0.1), and its answer.
 pub fn judged_run() -> (TempDir, Studio) {
     let dir = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ pub fn judged_run() -> (TempDir, Studio) {
         ..AgentSettings::default()
     };
     let config = json!({"settings": settings, "model_sha256": "00", "corpus_hash": corpus.content_hash,
-                        "question_set_hash": null, "chooser": "evidence#2"});
+                        "question_set_hash": null, "chooser": "evidence#3"});
     let run = store::Run {
         id: RUN.into(),
         name: "by hand".into(),

@@ -305,6 +305,10 @@ fn config(request: &TrainRequest, objective: Objective, network: &Network) -> Re
     };
     let defaults = TrainingConfig::new(objective, adapter);
     Ok(TrainingConfig {
+        base: match network {
+            Network::Decoder { root, .. } => root.sha256.clone(),
+            Network::Encoder(_) => String::new(),
+        },
         learning_rate: request.learning_rate.unwrap_or(defaults.learning_rate),
         schedule: match request.schedule.as_str() {
             "constant" => Schedule::Constant,

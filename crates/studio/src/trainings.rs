@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use specta::Type;
+use training::TrainingError;
 
 use crate::claim::Claim;
 use crate::export::write_bytes;
@@ -67,6 +68,8 @@ struct Kept {
 pub(crate) struct Record {
     dir: PathBuf,
     kept: Kept,
+    /// As it was, where there is a checkpoint to go on from.
+    stopped: Option<Kept>,
     started: Instant,
     _held: Claim,
 }
@@ -78,10 +81,14 @@ impl Record {
         std::fs::create_dir_all(dir).map_err(StudioError::file("create", dir))?;
         let held = hold(dir)?;
         let before = read(dir)?;
+        let stopped = before.clone().filter(|_| dir.join(CHECKPOINT).exists());
         let record = Record {
             dir: dir.into(),
             kept: Kept {
-                request: request.clone(),
+                // What the checkpoint was made by: it goes on only where nothing that counts is different.
+                request: stopped
+                    .as_ref()
+                    .map_or_else(|| request.clone(), |kept| kept.request.clone()),
                 state: "running".into(),
                 error: None,
                 created_at: before.as_ref().map_or_else(clock::now, |kept| kept.created_at.clone()),
@@ -89,6 +96,7 @@ impl Record {
                 examples: examples as u32,
                 held_out: held_out as u32,
             },
+            stopped,
             started,
             _held: held,
         };
@@ -102,13 +110,19 @@ impl Record {
         Ok(Record {
             dir: dir.into(),
             kept,
+            stopped: None,
             started: Instant::now(),
             _held: held,
         })
     }
 
-    /// Without an error it is finished.
+    /// Without an error it is finished. A training that was refused to go on is as it was before.
     pub fn end(mut self, error: Option<&StudioError>) -> Result<()> {
+        let refused = matches!(error, Some(StudioError::Training(TrainingError::Invalid(_))));
+        if let (true, Some(stopped)) = (refused, self.stopped.take()) {
+            self.kept = stopped;
+            return self.write();
+        }
         self.kept.took_ms += self.started.elapsed().as_millis() as u64;
         (self.kept.state, self.kept.error) = match error {
             None => ("finished".into(), None),

@@ -181,6 +181,9 @@ impl Adapter {
         if file.use_dora {
             return Err(damaged("DoRA adapters are not supported".into()));
         }
+        if !file.alpha_pattern.is_empty() {
+            return Err(damaged("adapters with an alpha_pattern are not supported".into()));
+        }
         let mut tensors: HashMap<String, Tensor> =
             candle_core::safetensors::load_buffer(&read("adapter_model.safetensors")?, &Device::Cpu)
                 .map_err(|error| damaged(error.to_string()))?;
@@ -292,6 +295,9 @@ struct PeftConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+    /// Modules with a scale of their own.
+    #[serde(default)]
+    alpha_pattern: HashMap<String, f32>,
 }
 
 /// Writes beside `path`, then renames.

@@ -2,8 +2,10 @@
 //! tokens for a model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use gym::{Candidate, LabelledQuestion, Prompt, Question, Step, metrics, outcome};
+use lm::LocalModel;
 use lm::chat::ChatTemplate;
 use lm::gguf::Gguf;
 use lm::tokenizer::Tokenizer;
@@ -163,8 +165,8 @@ pub fn lessons(labelled: &LabelledQuestion, steps: &[Step], method: Objective, s
 
 /// Turns lessons into a model's tokens, exactly as that model is prompted at inference.
 pub struct Encoder {
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<ChatTemplate>,
     end: u32,
 }
 
@@ -173,6 +175,15 @@ impl Encoder {
         let gguf = Gguf::open(model)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::new(gguf.string("tokenizer.chat_template"), &tokenizer)?;
+        Encoder::new(tokenizer.into(), template.into())
+    }
+
+    /// With the vocabulary and the turns of an open model.
+    pub fn of(model: &LocalModel) -> Result<Encoder> {
+        Encoder::new(model.tokenizer().clone(), model.template().clone())
+    }
+
+    fn new(tokenizer: Arc<Tokenizer>, template: Arc<ChatTemplate>) -> Result<Encoder> {
         let turn_ends = ["<|im_end|>", "<|eot_id|>"]
             .iter()
             .find_map(|spelling| tokenizer.control(spelling));

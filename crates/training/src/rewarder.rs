@@ -15,8 +15,8 @@ pub struct Rewarder {
 }
 
 impl Rewarder {
-    /// `base`: the model of `file`, whose weights are shared; `adapter`: the folder that PRM training wrote.
-    pub fn open(base: &LocalModel, file: &Path, adapter: &Path) -> Result<Rewarder> {
+    /// `base`: shares its weights; `adapter`: the folder that PRM training wrote.
+    pub fn open(base: &LocalModel, adapter: &Path) -> Result<Rewarder> {
         let model = base.with_adapter(adapter)?;
         if !model.is_reward_model() {
             return Err(TrainingError::Invalid(
@@ -24,8 +24,8 @@ impl Rewarder {
             ));
         }
         Ok(Rewarder {
+            encoder: Encoder::of(&model)?,
             model,
-            encoder: Encoder::open(file)?,
         })
     }
 

@@ -17,6 +17,8 @@ use crate::{Result, TrainingError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingConfig {
     pub objective: Objective,
+    /// Whatever tells the frozen weights from others: a training goes on over the same only.
+    pub base: String,
     /// `None` for an encoder, all of whose weights are trained.
     pub adapter: Option<AdapterConfig>,
     /// At its peak.
@@ -57,6 +59,7 @@ impl TrainingConfig {
                 Objective::Dpo { .. } => 1e-4,
                 Objective::Prm { .. } => 3e-4,
             },
+            base: String::new(),
             adapter,
             schedule: Schedule::Linear,
             warm_up: 0.05,
@@ -242,7 +245,10 @@ pub fn train(
             start.clone().with_head(&adapter.values[adapter.head()])
         }
         Some(start) => {
-            let message = format!("an adapter of {:?} cannot become one of {wanted:?}", start.config);
+            let message = match start.config.head && !wanted.head {
+                true => "a reward model is no policy to go on from: choose one without a reward head".to_owned(),
+                false => format!("an adapter of {:?} cannot become one of {wanted:?}", start.config),
+            };
             return Err(TrainingError::Invalid(message));
         }
     };

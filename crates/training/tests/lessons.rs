@@ -173,7 +173,7 @@ fn sub_questions_are_asked_with_earlier_answers() {
 fn a_policy_adapter_is_no_reward_model() {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peft");
     let file = fixtures.join("tiny.gguf");
-    let error = Rewarder::open(&LocalModel::open(&file).unwrap(), &file, &fixtures.join("adapter"))
+    let error = Rewarder::open(&LocalModel::open(&file).unwrap(), &fixtures.join("adapter"))
         .err()
         .unwrap();
     assert!(error.to_string().contains("no reward head"), "{error}");

@@ -32,7 +32,7 @@ export const commands = {
 	explain: (corpus: string, query: string, passageId: string) => __TAURI_INVOKE<TermView[]>("explain", { corpus, query, passageId }),
 	addModel: (path: string, name: string) => __TAURI_INVOKE<ModelView>("add_model", { path, name }),
 	/**  Registers a model behind a server; returns what may keep it from working. */
-	addEndpoint: (name: string, url: string, model: string, keyEnv: string | null, grammar: boolean) => __TAURI_INVOKE<string[]>("add_endpoint", { name, url, model, keyEnv, grammar }),
+	addEndpoint: (name: string, url: string, model: string, keyEnv: string | null, contextTokens: number | null, grammar: boolean) => __TAURI_INVOKE<string[]>("add_endpoint", { name, url, model, keyEnv, contextTokens, grammar }),
 	removeModel: (name: string) => __TAURI_INVOKE<null>("remove_model", { name }),
 	doctor: () => __TAURI_INVOKE<Check[]>("doctor"),
 	/**  The machine's peaks, measured `again` or as kept, and what to expect of each model. */

@@ -43,7 +43,7 @@ export type ImportRequest = {
   format: string | null;
 };
 
-export type EndpointRequest = { name: string; url: string; model: string; keyEnv: string | null; grammar: boolean };
+export type EndpointRequest = { name: string; url: string; model: string; keyEnv: string | null; context: number | null; grammar: boolean };
 
 /** A state's place in its run. */
 export type StatePlace = { run: string; question: string; step: number };
@@ -131,7 +131,7 @@ const tauri: Api = {
   compare: (runs) => commands.compare(runs),
   exportRun: (run, path) => commands.exportRun(run, path),
   addModel: (path, name) => commands.addModel(path, name),
-  addEndpoint: ({ name, url, model, keyEnv, grammar }) => commands.addEndpoint(name, url, model, keyEnv, grammar),
+  addEndpoint: ({ name, url, model, keyEnv, context, grammar }) => commands.addEndpoint(name, url, model, keyEnv, context, grammar),
   removeModel: async (name) => void (await commands.removeModel(name)),
   startTraining: async (request) => void (await commands.startTraining(request)),
   resumeTraining: async (name) => void (await commands.resumeTraining(name)),

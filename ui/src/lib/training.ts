@@ -15,9 +15,9 @@ export function isEncoder(model: ModelView | undefined): boolean {
 /** The usual learning rate of an encoder. */
 export const ENCODER_RATE = 5e-5;
 
-/** Models that can be trained: files and adapters of files, and encoders as reward models. */
+/** Models that can be trained: files and adapters of files; as reward models also encoders and reward models. */
 export function trainable(overview: Overview, method: string) {
-  return overview.models.filter((model) => (isEncoder(model) ? method === "prm" : model.kind === "language" || model.kind === "reward"));
+  return overview.models.filter((model) => (model.kind === "language" || (method === "prm" && (isEncoder(model) || model.kind === "reward"))));
 }
 
 /** What a test measures must not be learnt; the program refuses it in any case. */
@@ -73,8 +73,8 @@ export function defaultTraining(overview: Overview, taken: string[]): TrainReque
 export function missing(request: TrainRequest): string | null {
   if (!request.runs.length && !request.files.length && !request.expert.length) return "Choose something to learn from.";
   if (request.expert.length && !request.agents.length) return "Choose the agents that the gold evidence is shown to.";
-  const { rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre } = request;
-  if ([rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre].some((value) => value == null)) return "A number is missing.";
+  const { counterfactuals, clozes, rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre } = request;
+  if ([counterfactuals, clozes, rank, alpha, epochs, batch, k, seed, warm_up, dropout, max_length, eval_ratio, eval_every, patience, beta, centre].some((value) => value == null)) return "A number is missing.";
   if (!request.base) return "Choose a model to train.";
   if (!/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$/.test(request.out)) return "The name has letters, digits, “-”, “_” or “.” only.";
   return null;
