@@ -228,9 +228,9 @@ pub async fn compare(studio: State<'_, Studio>, runs: Vec<String>) -> Reply<Comp
 /// Writes a run's episodes, one JSON value a line; returns how many.
 #[tauri::command]
 #[specta::specta]
-pub async fn export_run(studio: State<'_, Studio>, run: String, path: String) -> Reply<u32> {
+pub async fn export_run(studio: State<'_, Studio>, run: String, path: String, format: String) -> Reply<u32> {
     on_thread(&studio, move |studio| {
-        let exported = studio.export(&run, &PathBuf::from(path), Format::Jsonl, None)?;
+        let exported = studio.export(&run, &PathBuf::from(path), format.parse::<Format>()?, None)?;
         Ok(exported.records)
     })
     .await

@@ -132,6 +132,23 @@ pub enum Command {
     Doctor,
 }
 
+impl Command {
+    /// Whether it ends in good order when it is asked to. The others are ended by the system: what they write, they
+    /// write whole.
+    pub fn heeds_cancel(&self) -> bool {
+        !matches!(
+            self,
+            Command::Search { .. }
+                | Command::Runs(_)
+                | Command::Evaluate { .. }
+                | Command::Agreement { .. }
+                | Command::Models(_)
+                | Command::Merge { .. }
+                | Command::Doctor
+        )
+    }
+}
+
 #[derive(Subcommand)]
 pub enum BenchCommand {
     /// Indexing, queries and recall [default: the built-in world and its dev questions]

@@ -13,15 +13,17 @@ fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     let cancel = Cancel::default();
     let flag = cancel.clone();
-    // A second Ctrl-C ends the process at once: every step so far is stored already.
-    let handler = ctrlc::set_handler(move || {
-        if flag.is_cancelled() {
-            std::process::exit(130);
+    if arguments.command.heeds_cancel() {
+        // A second Ctrl-C ends the process at once: every step so far is stored already.
+        let handler = ctrlc::set_handler(move || {
+            if flag.is_cancelled() {
+                std::process::exit(130);
+            }
+            flag.cancel();
+        });
+        if let Err(error) = handler {
+            output::note(&format!("Ctrl-C will end the process without a word: {error}"));
         }
-        flag.cancel();
-    });
-    if let Err(error) = handler {
-        output::note(&format!("Ctrl-C will end the process without a word: {error}"));
     }
     match commands::execute(arguments, &cancel) {
         Ok(()) => ExitCode::SUCCESS,

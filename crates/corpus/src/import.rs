@@ -69,8 +69,17 @@ pub fn import_passages(
                 |record, fallback| {
                     let found = passage::read(record, fallback)?;
                     if record.get("context").is_some() || record.get("paragraphs").is_some() {
-                        let new = |p: &Passage| !p.text.is_empty() && paragraphs.insert(&(&p.title, &p.text));
-                        return Ok(found.into_iter().filter(new).collect());
+                        let mut new: Vec<Passage> = found;
+                        new.retain(|p| !p.text.is_empty() && paragraphs.insert(&(&p.title, &p.text)));
+                        // A question may come twice, with other paragraphs; their ids are ours to choose.
+                        for passage in &mut new {
+                            let first = passage.id.clone();
+                            let mut twins = 2..;
+                            while !ids.insert(&passage.id) {
+                                passage.id = format!("{first}-{}", twins.next().unwrap_or(0));
+                            }
+                        }
+                        return Ok(new);
                     }
                     for passage in &found {
                         fresh(&mut ids, &passage.id)?;

@@ -182,3 +182,18 @@ proptest! {
         let _ = passages(&path);
     }
 }
+
+#[test]
+fn a_question_that_comes_twice_brings_its_other_paragraphs_too() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let asked = |second: &str| {
+        format!(
+            r#"{{"id":"2hop__1","question":"q","paragraphs":[{{"title":"A","paragraph_text":"a"}},{{"title":"B","paragraph_text":"{second}"}}]}}"#
+        )
+    };
+    let content = [asked("b"), asked("c"), asked("d"), asked("d")].join("\n");
+    let (report, kept) = passages(&write(&dir, "musique.jsonl", content)).expect("an import");
+    assert_eq!((report.kept, report.rejected_count), (4, 0));
+    let ids: Vec<&str> = kept.iter().map(|passage| passage.id.as_str()).collect();
+    assert_eq!(ids, ["2hop__1#0", "2hop__1#1", "2hop__1#1-2", "2hop__1#1-3"]);
+}

@@ -15,7 +15,7 @@ export const commands = {
 	cancelRun: (run: string) => __TAURI_INVOKE<null>("cancel_run", { run }),
 	compare: (runs: string[]) => __TAURI_INVOKE<Comparison>("compare", { runs }),
 	/**  Writes a run's episodes, one JSON value a line; returns how many. */
-	exportRun: (run: string, path: string) => __TAURI_INVOKE<number>("export_run", { run, path }),
+	exportRun: (run: string, path: string, format: string) => __TAURI_INVOKE<number>("export_run", { run, path, format }),
 	removeRun: (run: string) => __TAURI_INVOKE<null>("remove_run", { run }),
 	jobs: () => __TAURI_INVOKE<JobView[]>("jobs"),
 	runs: () => __TAURI_INVOKE<RunView[]>("runs"),

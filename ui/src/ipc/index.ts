@@ -68,7 +68,8 @@ export interface Api {
   removeQuestions(name: string): Promise<void>;
   questions(set: string, words: string, offset: number, limit: number): Promise<QuestionPage>;
   compare(runs: string[]): Promise<Comparison>;
-  exportRun(run: string, path: string): Promise<number>;
+  /** `format`: as `runs export --as` names it. Returns how many records were written. */
+  exportRun(run: string, path: string, format: string): Promise<number>;
   addModel(path: string, name: string): Promise<ModelView>;
   /** Returns what may keep it from working. */
   addEndpoint(request: EndpointRequest): Promise<string[]>;
@@ -129,7 +130,7 @@ const tauri: Api = {
   removeQuestions: async (name) => void (await commands.removeQuestionSet(name)),
   questions: (set, words, offset, limit) => commands.questions(set, words, offset, limit),
   compare: (runs) => commands.compare(runs),
-  exportRun: (run, path) => commands.exportRun(run, path),
+  exportRun: (run, path, format) => commands.exportRun(run, path, format),
   addModel: (path, name) => commands.addModel(path, name),
   addEndpoint: ({ name, url, model, keyEnv, context, grammar }) => commands.addEndpoint(name, url, model, keyEnv, context, grammar),
   removeModel: async (name) => void (await commands.removeModel(name)),

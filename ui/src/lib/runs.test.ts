@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { ComparedQuestion, EpisodeView, RunView, StepView } from "../ipc";
-import { chance, differing, fits, verdict } from "./compare";
+import { chance, differing, fits, scaling, verdict } from "./compare";
 import { defaultSettings } from "./command";
 import { ranked } from "./find";
 import { frames } from "./frames";
@@ -72,6 +72,16 @@ describe("a comparison", () => {
     const settings = defaultSettings("factbook", "small");
     expect(differing([settings, { ...settings, agent: "rag", seed: 3 }])).toEqual(["agent", "seed"]);
     expect([chance(0.0001), chance(0.031), chance(0.5), chance(null)]).toEqual(["p < 0.001", "p = 0.031", "p = 0.50", "–"]);
+  });
+
+  test("draws a curve for each way to choose, begun by the run that had nothing to choose", () => {
+    const n = (id: string, candidates: number, over: object = {}) => run(id, 0.5, { settings: { ...defaultSettings("factbook", "small"), candidates, temperature: candidates > 1 ? 1 : 0, ...over } });
+    const spelled = (runs: RunView[]) => scaling(runs).map(({ name, runs }) => `${name}: ${ids(runs)}`);
+    const ids = (runs: RunView[]) => runs.map(({ id }) => id).join("");
+    expect(spelled([n("a", 5), n("b", 5)])).toEqual([]);
+    const runs = [n("a", 10, { judge: "evidence" }), n("b", 1), n("c", 5, { judge: "evidence" }), n("d", 5, { reward_model: "prm", select: "prior" })];
+    expect(spelled(runs)).toEqual(["evidence: bca", "prm, prior: bd"]);
+    expect(spelled([...runs, n("e", 1, { agent: "rag" })])).toContain("rag · one candidate: e");
   });
 });
 
