@@ -200,9 +200,14 @@ async fn run_pause_resume_compare(window: &Window) -> Result<()> {
     window.press("3").await?;
     window.find("run-new").await?;
     window.inspect("runs-empty").await?;
-    for (name, agent, limit) in [("short", "direct", "8"), ("paused", "react", "40")] {
+    for (name, agent, limit, candidates) in [("short", "direct", "8", "1"), ("paused", "react", "40", "3")] {
         window.press("n").await?;
-        for (field, value) in [("run-name", name), ("run-limit", limit), ("agent", agent)] {
+        for (field, value) in [
+            ("run-name", name),
+            ("run-limit", limit),
+            ("agent", agent),
+            ("candidates", candidates),
+        ] {
             window.choose(field, value).await?;
         }
         let command = window.text("command-line").await?;
@@ -263,6 +268,11 @@ async fn run_pause_resume_compare(window: &Window) -> Result<()> {
     ensure!(
         table.contains("short") && table.contains("paused") && table.contains("8 shared questions"),
         "the comparison: {table}"
+    );
+    let scaling = window.text("scaling").await?;
+    ensure!(
+        scaling.contains("direct · one candidate") && scaling.contains("react · votes, likelihood"),
+        "the curves: {scaling}"
     );
     // The rows in sight are drawn; all that either run asked are counted, under a head.
     window

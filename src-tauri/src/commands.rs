@@ -238,8 +238,17 @@ pub async fn export_run(studio: State<'_, Studio>, run: String, path: String, fo
 
 #[tauri::command]
 #[specta::specta]
-pub async fn add_model(studio: State<'_, Studio>, path: String, name: String) -> Reply<ModelView> {
-    on_thread(&studio, move |studio| studio.add_model(&PathBuf::from(path), &name)).await
+pub async fn add_model(
+    studio: State<'_, Studio>,
+    path: String,
+    name: String,
+    base: Option<String>,
+) -> Reply<ModelView> {
+    on_thread(&studio, move |studio| match base {
+        Some(base) => studio.add_adapter(&PathBuf::from(path), &name, &base),
+        None => studio.add_model(&PathBuf::from(path), &name),
+    })
+    .await
 }
 
 /// Registers a model behind a server; returns what may keep it from working.

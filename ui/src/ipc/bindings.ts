@@ -30,7 +30,7 @@ export const commands = {
 	questions: (set: string, words: string, offset: number, limit: number) => __TAURI_INVOKE<QuestionPage>("questions", { set, words, offset, limit }),
 	search: (corpus: string, query: string, k: number) => __TAURI_INVOKE<SearchView>("search", { corpus, query, k }),
 	explain: (corpus: string, query: string, passageId: string) => __TAURI_INVOKE<TermView[]>("explain", { corpus, query, passageId }),
-	addModel: (path: string, name: string) => __TAURI_INVOKE<ModelView>("add_model", { path, name }),
+	addModel: (path: string, name: string, base: string | null) => __TAURI_INVOKE<ModelView>("add_model", { path, name, base }),
 	/**  Registers a model behind a server; returns what may keep it from working. */
 	addEndpoint: (name: string, url: string, model: string, keyEnv: string | null, contextTokens: number | null, grammar: boolean) => __TAURI_INVOKE<string[]>("add_endpoint", { name, url, model, keyEnv, contextTokens, grammar }),
 	removeModel: (name: string) => __TAURI_INVOKE<null>("remove_model", { name }),

@@ -70,7 +70,8 @@ export interface Api {
   compare(runs: string[]): Promise<Comparison>;
   /** `format`: as `runs export --as` names it. Returns how many records were written. */
   exportRun(run: string, path: string, format: string): Promise<number>;
-  addModel(path: string, name: string): Promise<ModelView>;
+  /** `base`: the model that an adapter belongs to. */
+  addModel(path: string, name: string, base: string | null): Promise<ModelView>;
   /** Returns what may keep it from working. */
   addEndpoint(request: EndpointRequest): Promise<string[]>;
   removeModel(name: string): Promise<void>;
@@ -131,7 +132,7 @@ const tauri: Api = {
   questions: (set, words, offset, limit) => commands.questions(set, words, offset, limit),
   compare: (runs) => commands.compare(runs),
   exportRun: (run, path, format) => commands.exportRun(run, path, format),
-  addModel: (path, name) => commands.addModel(path, name),
+  addModel: (path, name, base) => commands.addModel(path, name, base),
   addEndpoint: ({ name, url, model, keyEnv, context, grammar }) => commands.addEndpoint(name, url, model, keyEnv, context, grammar),
   removeModel: async (name) => void (await commands.removeModel(name)),
   startTraining: async (request) => void (await commands.startTraining(request)),

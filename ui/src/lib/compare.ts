@@ -47,7 +47,7 @@ export function scaling(runs: RunView[]): ScalingCurve[] {
   if (!differing(settings).includes("candidates")) return [];
   const rest = differing(settings).filter((key) => key !== "candidates" && key !== "temperature" && !CHOOSERS.some((chooser) => chooser === key));
   const shared = (run: RunView) => rest.map((key) => String(run.settings[key] ?? "–"));
-  const way = ({ settings }: RunView) => [settings.judge, settings.reward_model, settings.select].filter(Boolean).join(", ") || "votes, likelihood";
+  const way = ({ settings }: RunView) => [settings.judge, settings.reward_model, settings.select === "reward" ? null : settings.select].filter(Boolean).join(", ") || "votes, likelihood";
   const curves = new Map<string, ScalingCurve & { shared: string }>();
   for (const run of runs.filter((run) => run.settings.candidates > 1)) {
     const name = [...shared(run), way(run)].join(" · ");
