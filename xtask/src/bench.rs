@@ -213,9 +213,14 @@ impl Environment {
     }
 }
 
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
 /// The command line as built with a profile: `release` or `debug`.
 pub fn program(profile: &str) -> Command {
-    let path = root().join("target").join(profile).join("rag-gym");
+    let path = target().join(profile).join("rag-gym");
     Command::new(path.with_extension(std::env::consts::EXE_EXTENSION))
 }
 

@@ -16,6 +16,8 @@ const DEBIAN: [&str; 8] = [
     "build-essential",
     "pkg-config",
 ];
+/// What Python needs there to make environments; elsewhere it comes with it.
+const PYTHON: [&str; 2] = ["python3-pip", "python3-venv"];
 
 pub fn ensure_packages() -> Result<()> {
     if cfg!(target_os = "macos") {
@@ -43,7 +45,12 @@ pub fn ensure_packages() -> Result<()> {
 }
 
 fn ensure_debian() -> Result<()> {
-    let missing: Vec<&str> = DEBIAN.into_iter().filter(|package| !is_installed(package)).collect();
+    let python = match succeeds("python3", &["-c", "import ensurepip, pip"]) {
+        true => &[],
+        false => &PYTHON[..],
+    };
+    let wanted = DEBIAN.iter().chain(python);
+    let missing: Vec<&str> = wanted.copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         println!("    nothing to do");
         return Ok(());

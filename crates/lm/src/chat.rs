@@ -47,7 +47,7 @@ impl ChatTemplate {
         Ok(ChatTemplate {
             environment,
             bos: spelling(tokenizer.bos),
-            eos: spelling(tokenizer.end.first().copied()),
+            eos: spelling(tokenizer.eos.or(tokenizer.end.first().copied())),
         })
     }
 

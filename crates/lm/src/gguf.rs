@@ -41,12 +41,21 @@ impl Gguf {
             reader,
             file_bytes,
         };
+        let mut bytes = 0;
         for name in gguf.content.tensor_infos.keys() {
-            gguf.check_tensor(name)?;
+            bytes += gguf.check_tensor(name)?;
+        }
+        // Each lies inside the file; so must all of them beside each other, or a small file asks for much memory.
+        if bytes > file_bytes {
+            return Err(LmError::corrupt(
+                FILE,
+                format!("tensors overlap: they have {bytes} bytes, the file {file_bytes}"),
+            ));
         }
         Ok(gguf)
     }
 
+    /// How many bytes a tensor has.
     fn check_tensor(&self, name: &str) -> Result<u64, LmError> {
         let damaged = |message: String| LmError::corrupt(FILE, format!("tensor `{name}` {message}"));
         let Some(info) = self.content.tensor_infos.get(name) else {
@@ -64,11 +73,12 @@ impl Gguf {
         if !row.is_multiple_of(block) {
             return Err(damaged(format!("has rows of {row}, not a multiple of {block}")));
         }
-        let end = (elements / block * block_bytes)
+        let bytes = elements / block * block_bytes;
+        let end = bytes
             .checked_add(info.offset)
             .and_then(|end| end.checked_add(self.content.tensor_data_offset));
         match end {
-            Some(end) if end <= self.file_bytes => Ok(elements),
+            Some(end) if end <= self.file_bytes => Ok(bytes),
             _ => Err(damaged(format!(
                 "reaches past the file's end ({} bytes)",
                 self.file_bytes

@@ -39,6 +39,7 @@ pub struct Tokenizer {
     /// Tokens that end a turn.
     pub end: Vec<u32>,
     pub bos: Option<u32>,
+    pub eos: Option<u32>,
     pub add_bos: bool,
 }
 
@@ -76,6 +77,9 @@ const ENDS: [&str; 6] = [
     "<end_of_turn>",
 ];
 
+/// What files call Llama 3's way to cut text. Its texts begin with a token of their own, whether or not a file says so.
+const LLAMA_3: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
+
 /// What C calls white space.
 const WHITE: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
 
@@ -103,6 +107,12 @@ impl Tokenizer {
             None => Vec::new(),
         };
         kinds.resize(tokens.len(), kind::NORMAL);
+        // Some files call what ends a turn an added or a normal token, as Phi 3's do: it is never text.
+        for (token, kind) in tokens.iter().zip(&mut kinds) {
+            if ENDS.contains(&token.as_str()) {
+                *kind = kind::CONTROL;
+            }
+        }
         let id_of = |key: &str| {
             gguf.integer(key)
                 .filter(|&id| id < tokens.len() as u64)
@@ -128,7 +138,7 @@ impl Tokenizer {
                 kind::ADDED => controls.push((token.clone(), id)),
                 _ => {}
             }
-            if kind == kind::CONTROL && ENDS.contains(&token.as_str()) {
+            if ENDS.contains(&token.as_str()) {
                 end.push(id);
             }
             bytes.push(match kind {
@@ -150,7 +160,11 @@ impl Tokenizer {
             Some(Value::Bool(on)) => *on,
             _ => otherwise,
         };
-        let bos = id_of("tokenizer.ggml.bos_token_id");
+        let (bos, eos) = (
+            id_of("tokenizer.ggml.bos_token_id"),
+            id_of("tokenizer.ggml.eos_token_id"),
+        );
+        let pre = gguf.string("tokenizer.ggml.pre").unwrap_or("gpt-2");
         let model = match pieces {
             true => Model::Pieces {
                 pieces: Pieces {
@@ -172,10 +186,7 @@ impl Tokenizer {
                 },
                 whole: Spellings::new(whole)?,
             },
-            false => {
-                let pre = gguf.string("tokenizer.ggml.pre").unwrap_or("gpt-2");
-                Model::Bytes(build(&tokens, merges(gguf)?, pre)?.into())
-            }
+            false => Model::Bytes(build(&tokens, merges(gguf)?, pre)?.into()),
         };
         Ok(Tokenizer {
             model,
@@ -184,7 +195,8 @@ impl Tokenizer {
             strips: pieces && gguf.string("general.architecture") == Some("phi3"),
             end,
             bos,
-            add_bos: flag("tokenizer.ggml.add_bos_token", pieces),
+            eos,
+            add_bos: flag("tokenizer.ggml.add_bos_token", pieces || LLAMA_3.contains(&pre)),
         })
     }
 
@@ -360,7 +372,7 @@ fn build(tokens: &[String], merges: Vec<(String, String)>, pre: &str) -> Result<
     let vocab: Vec<(String, u32)> = vocab.into_iter().collect();
     let bpe = BPE::builder()
         .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
-        .ignore_merges(pre == "llama-bpe")
+        .ignore_merges(LLAMA_3.contains(&pre))
         .build()
         .map_err(failed)?;
     let split = |pattern: &str| -> Result<PreTokenizerWrapper, LmError> {

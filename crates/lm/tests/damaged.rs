@@ -16,6 +16,8 @@ const VOCABULARY: u64 = 259;
 struct Header {
     metadata: Vec<(&'static str, Vec<u8>)>,
     tensors: Vec<(String, Vec<u64>)>,
+    /// All tensors at the beginning of the data, which is as long as the largest.
+    overlap: bool,
 }
 
 fn text(value: &str) -> Vec<u8> {
@@ -93,7 +95,11 @@ impl Header {
         for part in ["attn_norm", "ffn_norm"] {
             tensors.push((format!("blk.0.{part}.weight"), vec![HIDDEN]));
         }
-        Header { metadata, tensors }
+        Header {
+            metadata,
+            tensors,
+            overlap: false,
+        }
     }
 
     fn set(mut self, key: &str, value: Vec<u8>) -> Header {
@@ -117,12 +123,13 @@ impl Header {
             bytes.extend((dims.len() as u32).to_le_bytes());
             dims.iter().for_each(|dim| bytes.extend(dim.to_le_bytes()));
             bytes.extend(0u32.to_le_bytes()); // f32
-            bytes.extend(offset.to_le_bytes());
+            bytes.extend(if self.overlap { 0 } else { offset }.to_le_bytes());
             offset += (dims.iter().fold(4u64, |n, dim| n.wrapping_mul(*dim))).next_multiple_of(32) % (1 << 20);
         }
         let header = bytes.len();
         bytes.resize(header.next_multiple_of(32), 0);
-        let values = (0..offset / 4).flat_map(|n| ((n % 13) as f32 * 0.01).to_le_bytes());
+        let length = if self.overlap { 4 * HIDDEN * VOCABULARY } else { offset };
+        let values = (0..length / 4).flat_map(|n| ((n % 13) as f32 * 0.01).to_le_bytes());
         bytes.extend(values);
         (bytes, header)
     }
@@ -194,6 +201,11 @@ fn damaged_and_deceiving_files_are_errors_without_large_allocations() {
             .bytes()
             .0,
     ));
+    let overlapping = Header {
+        overlap: true,
+        ..Header::tiny()
+    };
+    lies.push(("tensors in one place", overlapping.bytes().0));
     lies.push((
         "a kind of value",
         Header::tiny().set("general.architecture", typed(99, &[0; 8])).bytes().0,

@@ -379,11 +379,9 @@ impl Endpoint {
                 },
             );
             put("min_p", json!(sampling.min_p));
-            if sampling.repetition_penalty != 1.0 {
-                // llama.cpp's name and everyone else's.
-                put("repeat_penalty", json!(sampling.repetition_penalty));
-                put("repetition_penalty", json!(sampling.repetition_penalty));
-            }
+            // llama.cpp's name and everyone else's.
+            put("repeat_penalty", json!(sampling.repetition_penalty));
+            put("repetition_penalty", json!(sampling.repetition_penalty));
         }
         Value::Object(body)
     }
@@ -564,7 +562,12 @@ impl LanguageModel for Endpoint {
     /// By the server if it counts tokens (vLLM, llama.cpp); else an estimate that errs on the high side.
     /// A server out of reach is an error, not an estimate: what fits must not depend on the moment.
     fn count_tokens(&self, prompt: &Prompt) -> Result<usize, EngineError> {
-        let limits = self.limits(&Cancel::default());
+        // Nobody can stop a count, so it may not take long.
+        let limits = Limits {
+            deadline: Instant::now() + 4 * SHORT,
+            silence: SHORT,
+            ..self.limits(&Cancel::default())
+        };
         let seed = prompt
             .messages
             .iter()

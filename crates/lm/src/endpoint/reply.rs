@@ -44,7 +44,8 @@ impl Choices {
         on_text: &mut dyn FnMut(usize, &str) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         if reply.get("error").is_some_and(|error| !error.is_null()) {
-            let said: String = said(reply).unwrap_or("no reason given").chars().take(300).collect();
+            // Cut where it is quoted: half a key could not be found in it.
+            let said = said(reply).unwrap_or("no reason given");
             return Err(Fault::passing(format!("the server gave up: {said}")));
         }
         self.usages.extend(usage(reply));

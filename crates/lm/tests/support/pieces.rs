@@ -18,15 +18,16 @@ pub fn pieces(space_first: bool) -> Vocabulary {
         ("</s>".into(), 0.0, 3),
     ];
     tokens.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
+    // Real files of Phi 3 call the end of a turn an added token.
     let controls = [
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "<|endoftext|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|end|>",
+        ("<start_of_turn>", 3),
+        ("<end_of_turn>", 3),
+        ("<|endoftext|>", 3),
+        ("<|user|>", 3),
+        ("<|assistant|>", 3),
+        ("<|end|>", 4),
     ];
-    tokens.extend(controls.map(|token| (token.into(), 0.0, 3)));
+    tokens.extend(controls.map(|(token, kind)| (token.into(), 0.0, kind)));
     tokens.extend(["\n\n", "\n\n\n", "   ", "<table>"].map(|token| (token.into(), 0.0, 4)));
     let characters: BTreeSet<char> = TEXT
         .chars()
