@@ -378,6 +378,28 @@ mod tests {
     use crate::testing::training as request;
 
     #[test]
+    fn a_training_that_is_refused_to_go_on_leaves_the_stopped_one_as_it_was() {
+        let home = tempfile::tempdir().unwrap();
+        let studio = Studio::open(Some(home.path().into())).unwrap();
+        let dir = studio.model_dir("one");
+        let record = Record::begin(&dir, &request("one"), 9, 1).unwrap();
+        record.end(Some(&StudioError::Cancelled)).unwrap();
+        std::fs::write(dir.join(CHECKPOINT), b"numbers").unwrap();
+        let stopped = studio.training("one").unwrap();
+        assert_eq!((stopped.state.as_str(), stopped.keepable), ("stopped", true));
+
+        let other = TrainRequest {
+            alpha: 64.0,
+            ..request("one")
+        };
+        let record = Record::begin(&dir, &other, 5, 0).unwrap();
+        assert_eq!(studio.training("one").unwrap().request, Some(request("one")));
+        let refused = StudioError::Training(TrainingError::Invalid("other settings".into()));
+        record.end(Some(&refused)).unwrap();
+        assert_eq!(studio.training("one").unwrap(), stopped);
+    }
+
+    #[test]
     fn a_record_says_what_became_of_a_training_even_of_a_killed_one() {
         let home = tempfile::tempdir().unwrap();
         let studio = Studio::open(Some(home.path().into())).unwrap();
