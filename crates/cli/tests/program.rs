@@ -172,26 +172,6 @@ fn a_bad_file_is_reported_by_file_line_and_reason_and_leaves_nothing() {
 }
 
 #[test]
-fn an_import_that_cannot_be_stored_leaves_no_index() {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("twice.json");
-    let question = r#"{"_id":"same","question":"Who?","answer":"Ada","supporting_facts":[["A",0]],"context":[["A",["Ada was first."]]]}"#;
-    let other = question.replace("Ada was first.", "Ada was last.");
-    std::fs::write(&file, format!("[{question},{other}]")).unwrap();
-    let import = ["corpus", "import", file.to_str().unwrap(), "--name", "twice"];
-    let failed = output(home.path(), &import);
-    assert_eq!(failed.status.code(), Some(1));
-    let message = String::from_utf8(failed.stderr).unwrap();
-    assert!(
-        message.contains("twice.json") && message.contains("same#0"),
-        "{message}"
-    );
-    assert!(json(home.path(), &["corpus", "list"]).as_array().unwrap().is_empty());
-    let indexes = std::fs::read_dir(home.path().join("indexes")).unwrap();
-    assert_eq!(indexes.count(), 0);
-}
-
-#[test]
 fn questions_are_kept_by_split() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("questions.jsonl");

@@ -481,3 +481,23 @@ pub(crate) fn known<T>(found: store::Result<T>) -> Result<Option<T>> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    /// Between the two times that it is read, the file goes.
+    #[test]
+    fn an_import_that_cannot_be_stored_leaves_no_index() {
+        let (dir, studio) = testing::judged_run();
+        let file = dir.path().join("notes.jsonl");
+        std::fs::write(&file, r#"{"id":"a","title":"A","text":"Ada was first."}"#).unwrap();
+        let mut gone = |_: Progress| drop(std::fs::remove_file(&file));
+        let failed = studio.import_corpus(&file, "notes", None, &mut gone, &Cancel::default());
+        let message = failed.unwrap_err().chain();
+        assert!(message.contains("notes.jsonl"), "{message}");
+        assert!(studio.corpora().unwrap().iter().all(|corpus| corpus.name != "notes"));
+        assert!(!studio.index_dir("notes").exists());
+    }
+}
