@@ -271,7 +271,7 @@ async fn run_pause_resume_compare(window: &Window) -> Result<()> {
     );
     let scaling = window.text("scaling").await?;
     ensure!(
-        scaling.contains("direct · one candidate") && scaling.contains("react · votes, likelihood"),
+        scaling.contains("direct · one candidate") && scaling.contains("react · majority"),
         "the curves: {scaling}"
     );
     // The rows in sight are drawn; all that either run asked are counted, under a head.
