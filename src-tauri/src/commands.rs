@@ -225,7 +225,7 @@ pub async fn compare(studio: State<'_, Studio>, runs: Vec<String>) -> Reply<Comp
     on_thread(&studio, move |studio| studio.compare(&runs)).await
 }
 
-/// Writes a run's episodes, one JSON value a line; returns how many.
+/// Writes a run to a file, in a format as `runs export --as` names it; returns how many records.
 #[tauri::command]
 #[specta::specta]
 pub async fn export_run(studio: State<'_, Studio>, run: String, path: String, format: String) -> Reply<u32> {

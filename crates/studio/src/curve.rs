@@ -32,7 +32,7 @@ impl Studio {
                     "run `{id}` asks other questions than the first: choose runs over one question set"
                 )));
             }
-            let asked = self.asked(id)?;
+            let asked = self.asked(id, metric == Metric::AnswerSupported)?;
             let score = metric
                 .interval(&asked, RESAMPLES)
                 .ok_or_else(|| StudioError::Invalid(format!("run `{id}` has no such metric")))?;

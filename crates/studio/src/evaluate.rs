@@ -108,11 +108,12 @@ impl Studio {
     /// Scores of one metric, or of all (`None`); a metric that no question of the run has is absent.
     pub fn evaluate(&self, run: &str, against: Option<&str>, only: Option<Metric>) -> Result<Evaluation> {
         let row = self.run_row(run)?;
-        let asked = self.asked(run)?;
+        let wanted = |metric| only.is_none_or(|only| only == metric);
+        let supported = wanted(Metric::AnswerSupported);
+        let asked = self.asked(run, supported)?;
         if asked.is_empty() {
             return Err(StudioError::Invalid(format!("run `{run}` has no questions")));
         }
-        let wanted = |metric| only.is_none_or(|only| only == metric);
         let has = |metric: Metric| wanted(metric) && asked.iter().any(|asked| metric.of(asked).is_some());
         if let Some(only) = only
             && !has(only)
@@ -133,7 +134,7 @@ impl Studio {
                     )));
                 }
                 let theirs: BTreeMap<gym::QuestionId, Asked> = self
-                    .asked(other)?
+                    .asked(other, supported)?
                     .into_iter()
                     .map(|asked| (asked.episode.question_id.clone(), asked))
                     .collect();
@@ -188,25 +189,31 @@ impl Studio {
         Ok(f64::from(malformed) / f64::from(actions.max(1)))
     }
 
-    /// The questions of a run in order.
-    pub(crate) fn asked(&self, run: &str) -> Result<Vec<Asked>> {
+    /// The questions of a run in order. Whether passages support their answers takes all their steps: `supported`.
+    pub(crate) fn asked(&self, run: &str, supported: bool) -> Result<Vec<Asked>> {
         let of = |episode: store::Episode| {
             let labelled = self.store().episode_question(run, &episode.question_id)?;
-            let (episode, steps) = match finished(&episode) {
-                true => {
-                    let steps = self.store().steps(run, &episode.question_id)?;
-                    (episode, steps)
-                }
-                false => {
-                    let status = episode.status;
-                    let unanswered = finished_episode(run, &labelled, &[], episode.took_ms);
-                    (store::Episode { status, ..unanswered }, Vec::new())
-                }
+            let is_finished = finished(&episode);
+            let answer_supported = if supported {
+                let steps = match is_finished {
+                    true => self.store().steps(run, &episode.question_id)?,
+                    false => Vec::new(),
+                };
+                let answer = episode.answer.as_deref().unwrap_or_default();
+                metrics::answer_supported(answer, &labelled.question, &steps)
+            } else {
+                None
             };
-            let answer = episode.answer.as_deref().unwrap_or_default();
+            let episode = match is_finished {
+                true => episode,
+                false => store::Episode {
+                    status: episode.status,
+                    ..finished_episode(run, &labelled, &[], episode.took_ms)
+                },
+            };
             Ok(Asked {
-                answer_supported: metrics::answer_supported(answer, &labelled.question, &steps),
                 episode,
+                answer_supported,
             })
         };
         self.store().episodes(run)?.into_iter().map(of).collect()

@@ -22,11 +22,11 @@ mod export;
 mod human;
 mod inspect;
 mod judges;
-mod kept;
 mod lessons;
 mod library;
 pub mod machine;
 mod network;
+mod opened;
 pub mod preview;
 mod results;
 mod rewards;
@@ -60,7 +60,7 @@ pub use run::RunOptions;
 pub use train::{EvalPoint, TrainReport, TrainRequest, TrainStep};
 pub use trainings::TrainingView;
 
-use kept::Kept;
+use opened::Opened;
 
 pub(crate) type Result<T> = std::result::Result<T, StudioError>;
 
@@ -74,10 +74,10 @@ struct Inner {
     home: PathBuf,
     store: store::Store,
     /// Loaded models, connected endpoints and open indexes, by name.
-    models: Kept<lm::LocalModel>,
-    rewarders: Kept<rewards::Loaded>,
+    models: Opened<lm::LocalModel>,
+    rewarders: Opened<rewards::Loaded>,
     endpoints: Mutex<HashMap<String, Arc<endpoint::Endpoint>>>,
-    indexes: Kept<retrieval::Bm25Index>,
+    indexes: Opened<retrieval::Bm25Index>,
     jobs: Mutex<HashMap<String, run::Job>>,
     trainings: Mutex<HashMap<String, trainings::TrainingJob>>,
     /// Scores of finished runs, by id.
@@ -98,10 +98,10 @@ impl Studio {
             inner: Arc::new(Inner {
                 home,
                 store,
-                models: Kept::default(),
-                rewarders: Kept::default(),
+                models: Opened::default(),
+                rewarders: Opened::default(),
                 endpoints: Mutex::default(),
-                indexes: Kept::default(),
+                indexes: Opened::default(),
                 jobs: Mutex::default(),
                 trainings: Mutex::default(),
                 finished_runs: Mutex::default(),

@@ -14,7 +14,7 @@ export const commands = {
 	resumeRun: (run: string) => __TAURI_INVOKE<null>("resume_run", { run }),
 	cancelRun: (run: string) => __TAURI_INVOKE<null>("cancel_run", { run }),
 	compare: (runs: string[]) => __TAURI_INVOKE<Comparison>("compare", { runs }),
-	/**  Writes a run's episodes, one JSON value a line; returns how many. */
+	/**  Writes a run to a file, in a format as `runs export --as` names it; returns how many records. */
 	exportRun: (run: string, path: string, format: string) => __TAURI_INVOKE<number>("export_run", { run, path, format }),
 	removeRun: (run: string) => __TAURI_INVOKE<null>("remove_run", { run }),
 	jobs: () => __TAURI_INVOKE<JobView[]>("jobs"),

@@ -200,7 +200,7 @@ impl Http {
     }
 
     /// A server's words: short, on one line, and without the key.
-    fn quoted(&self, text: &str) -> String {
+    pub fn quoted(&self, text: &str) -> String {
         let text = self.without_key(&text.split_whitespace().collect::<Vec<_>>().join(" "));
         match text.char_indices().nth(QUOTED_CHARS) {
             Some((at, _)) => format!("{}…", &text[..at]),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::LmError;
-use http::{Fault, Http, Limits};
+use http::{Fault, Http, Limits, said};
 use reply::Choices;
 
 /// Which of the two OpenAI routes a model is asked by.
@@ -283,6 +283,15 @@ impl Endpoint {
         }
     }
 
+    /// A reply or an event that brings an error in place of text.
+    fn check_given_up(&self, reply: &Value) -> Result<(), Fault> {
+        if reply.get("error").is_none_or(Value::is_null) {
+            return Ok(());
+        }
+        let said = self.http.quoted(said(reply).unwrap_or("no reason given"));
+        Err(Fault::passing(format!("the server gave up: {said}")))
+    }
+
     fn engine_error(&self, fault: Fault) -> EngineError {
         match fault {
             Fault::Cancelled => EngineError::Cancelled,
@@ -464,10 +473,13 @@ impl Endpoint {
             reply.events(&mut |data| {
                 let event = serde_json::from_str(data)
                     .map_err(|error| Fault::passing(format!("an event of the stream is not JSON: {error}")))?;
+                self.check_given_up(&event)?;
                 choices.take(&event, on_text)
             })?;
         } else {
-            choices.take(&reply.json()?, on_text)?;
+            let reply = reply.json()?;
+            self.check_given_up(&reply)?;
+            choices.take(&reply, on_text)?;
         }
         choices.finish()
     }

@@ -3,7 +3,7 @@
 use gym::{FinishReason, Sample, Usage};
 use serde_json::Value;
 
-use super::http::{Fault, said};
+use super::http::Fault;
 use crate::stream::TextStream;
 
 /// One choice, as it grows.
@@ -43,11 +43,6 @@ impl Choices {
         reply: &Value,
         on_text: &mut dyn FnMut(usize, &str) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        if reply.get("error").is_some_and(|error| !error.is_null()) {
-            // Cut where it is quoted: half a key could not be found in it.
-            let said = said(reply).unwrap_or("no reason given");
-            return Err(Fault::passing(format!("the server gave up: {said}")));
-        }
         self.usages.extend(usage(reply));
         for part in reply.get("choices").and_then(Value::as_array).into_iter().flatten() {
             let idx = part.get("index").and_then(Value::as_u64).unwrap_or(0) as usize;

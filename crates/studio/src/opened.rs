@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex};
 use crate::lock;
 
 /// Things by name, with the hash of their contents: another process may put others in their place meanwhile.
-pub(crate) struct Kept<T>(Mutex<HashMap<String, (String, Arc<T>)>>);
+pub(crate) struct Opened<T>(Mutex<HashMap<String, (String, Arc<T>)>>);
 
-impl<T> Default for Kept<T> {
+impl<T> Default for Opened<T> {
     fn default() -> Self {
-        Kept(Mutex::default())
+        Opened(Mutex::default())
     }
 }
 
-impl<T> Kept<T> {
+impl<T> Opened<T> {
     pub fn get(&self, name: &str, hash: &str) -> Option<Arc<T>> {
         let kept = lock(&self.0);
         let (of, thing) = kept.get(name)?;
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn other_contents_of_the_same_name_are_another_thing() {
-        let kept = Kept::default();
+        let kept = Opened::default();
         let first = kept.keep("policy", "a", 1);
         assert!(Arc::ptr_eq(&first, &kept.keep("policy", "a", 2)));
         assert_eq!(kept.get("policy", "a").as_deref(), Some(&1));
